@@ -1,0 +1,11 @@
+//! Per kind: its row, defaults, validation and update rules on the `v1` hub type.
+
+pub mod binding;
+pub mod endpoints;
+pub mod event;
+pub mod metadata;
+pub mod namespace;
+pub mod node;
+pub mod pod;
+pub mod replication_controller;
+pub mod service;

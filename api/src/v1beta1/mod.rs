@@ -1,0 +1,1 @@
+//! The wire form of 2014, converted at the edge.
