@@ -1,1 +1,4 @@
-//! x
+//! The node agent: makes the node's containers, volumes, network and proxy equal to what the
+//! master says, and tells the master what it sees.
+
+pub mod runtime;
