@@ -1,0 +1,198 @@
+//! One object as the registry keeps it: its wire form and the few facts that selectors and
+//! indexes need. The typed object is decoded when someone asks for it.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use compact_str::CompactString;
+use coracle_api::{Kind, Object, TypedObject, kinds::decode_typed};
+use imbl::OrdMap;
+
+use super::{EventType, stored_kinds};
+use crate::store::{Loaded, StoreError};
+
+/// Name of an object within its kind. Orders by namespace, then name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// "" for cluster-scoped kinds.
+    pub namespace: CompactString,
+    /// The name.
+    pub name: CompactString,
+}
+
+impl Key {
+    /// A key from its parts.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The key of an object.
+    pub fn of(object: &dyn Object) -> Self {
+        let namespace = if object.kind().namespaced { object.namespace() } else { "" };
+        Self::new(namespace, object.name())
+    }
+
+    /// The key in the store. Names hold no `/`: validation sees to that.
+    pub(super) fn stored(&self, kind: &Kind) -> String {
+        format!("{}/{}/{}", kind.plural, self.namespace, self.name)
+    }
+}
+
+/// What selectors and indexes ask about an object.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    uid: CompactString,
+    labels: Box<[(CompactString, CompactString)]>,
+    /// In the order of the row's `fields`; missing ones are "".
+    fields: Box<[CompactString]>,
+}
+
+impl Facts {
+    /// Reads the facts off an object.
+    pub fn of(object: &dyn Object) -> Self {
+        let meta = object.meta();
+        Self {
+            uid: meta.uid.as_deref().unwrap_or_default().into(),
+            labels: meta.labels.iter().flatten().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
+            fields: object.kind().fields.iter().map(|field| object.field(field).unwrap_or_default().into()).collect(),
+        }
+    }
+}
+
+/// An object at one version.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its row.
+    pub kind: &'static Kind,
+    /// Its name.
+    pub key: Key,
+    /// Its resourceVersion.
+    pub version: u64,
+    /// Its `v1` JSON as it goes on the wire, resourceVersion included. A slice of `line`.
+    pub json: Bytes,
+    /// The watch line that announced it: `{"type":"...","object":...}` and a newline.
+    line: Bytes,
+    facts: Facts,
+}
+
+impl Entry {
+    /// An entry from the stored JSON, which has no resourceVersion.
+    pub(super) fn new(
+        kind: &'static Kind,
+        key: Key,
+        version: u64,
+        stored: &[u8],
+        facts: Facts,
+        event: EventType,
+    ) -> Self {
+        let (line, json) = event_line(event, stored, version);
+        Self { kind, key, version, json, line, facts }
+    }
+
+    /// The last state of a deleted object, at the version of the deletion.
+    pub(super) fn deleted(&self, version: u64) -> Self {
+        let (line, json) = event_line(EventType::Deleted, &self.stored(), version);
+        Self { kind: self.kind, key: self.key.clone(), version, json, line, facts: self.facts.clone() }
+    }
+
+    /// The JSON without the resourceVersion.
+    fn stored(&self) -> Vec<u8> {
+        let cut = version_text(self.version);
+        let at = splice_point(&self.json);
+        let after = (at + cut.len()).min(self.json.len());
+        [&self.json[..at], &self.json[after..]].concat()
+    }
+
+    /// The watch line for this state as an event of type `event`. Shared when the type is the one
+    /// that announced the state, which is nearly always.
+    pub fn line(&self, event: EventType) -> Bytes {
+        if self.line.starts_with(event.prefix().as_bytes()) {
+            return self.line.clone();
+        }
+        let mut line = BytesMut::with_capacity(event.prefix().len() + self.json.len() + 2);
+        line.put_slice(event.prefix().as_bytes());
+        line.put_slice(&self.json);
+        line.put_slice(b"}\n");
+        line.freeze()
+    }
+
+    /// `metadata.uid`
+    pub fn uid(&self) -> &str {
+        &self.facts.uid
+    }
+
+    /// One label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.facts.labels.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+
+    /// One of the row's fields, or `metadata.name` and `metadata.namespace`.
+    pub fn field(&self, field: &str) -> Option<&str> {
+        match field {
+            "metadata.name" => Some(&self.key.name),
+            "metadata.namespace" => Some(&self.key.namespace),
+            _ => {
+                let at = self.kind.fields.iter().position(|f| *f == field)?;
+                self.facts.fields.get(at).map(CompactString::as_str)
+            }
+        }
+    }
+
+    /// The typed object. `None` only if the entry is of another kind.
+    pub fn typed<T: TypedObject>(&self) -> Option<T> {
+        decode_typed(&self.json).ok()
+    }
+
+    /// The object of whatever kind.
+    pub fn decode(&self) -> Option<Box<dyn Object>> {
+        (self.kind.decode)(&self.json).ok()
+    }
+}
+
+/// The whole line, and the object's part of it.
+fn event_line(event: EventType, stored: &[u8], version: u64) -> (Bytes, Bytes) {
+    let prefix = event.prefix();
+    let version = version_text(version);
+    let at = splice_point(stored);
+    let mut line = BytesMut::with_capacity(prefix.len() + stored.len() + version.len() + 2);
+    line.put_slice(prefix.as_bytes());
+    line.put_slice(&stored[..at]);
+    line.put_slice(version.as_bytes());
+    line.put_slice(&stored[at..]);
+    line.put_slice(b"}\n");
+    let line = line.freeze();
+    let json = line.slice(prefix.len()..line.len() - 2);
+    (line, json)
+}
+
+fn version_text(version: u64) -> String {
+    format!("\"resourceVersion\":\"{version}\",")
+}
+
+/// Where the version goes: right after `"metadata":{`, which follows apiVersion and kind in every
+/// object that the hub types write. Metadata is never empty: a stored object has a name.
+fn splice_point(json: &[u8]) -> usize {
+    const OPEN: &[u8] = b"\"metadata\":{";
+    json.windows(OPEN.len()).position(|w| w == OPEN).map_or(1, |at| at + OPEN.len())
+}
+
+/// Sorts what the store holds onto shelves, one for each stored kind.
+pub(super) fn load(loaded: Loaded) -> Result<Vec<(&'static Kind, OrdMap<Key, Arc<Entry>>)>, StoreError> {
+    let mut shelves: Vec<_> = stored_kinds().map(|kind| (kind, OrdMap::new())).collect();
+    for item in loaded.items {
+        let damaged =
+            |cause: String| StoreError::Damaged { path: "the data directory".into(), key: item.key.clone(), cause };
+        let mut parts = item.key.splitn(3, '/');
+        let (Some(plural), Some(namespace), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
+        let Some((kind, entries)) = shelves.iter_mut().find(|(kind, _)| kind.plural == plural) else {
+            continue;
+        };
+        let object = (kind.decode)(&item.value).map_err(|e| damaged(e.to_string()))?;
+        let key = Key::new(namespace, name);
+        let entry = Entry::new(kind, key.clone(), item.version, &item.value, Facts::of(&*object), EventType::Added);
+        entries.insert(key, Arc::new(entry));
+    }
+    Ok(shelves)
+}

@@ -1,0 +1,189 @@
+//! A watch: a cursor into the ring of one kind. It buffers nothing, so a slow watcher costs
+//! nothing and is told `Expired` once the ring has moved past it.
+
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use coracle_api::{ApiError, Kind, error::Reason};
+use tokio::sync::watch as signal;
+
+use super::{Entry, Registry, Selection, log::Event};
+
+/// Items delivered in one call at most: bounds the time the ring is locked.
+const BATCH_MAX: usize = 256;
+
+/// What a change means to a watcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventType {
+    /// Exists, or started to match.
+    Added,
+    /// Changed.
+    Modified,
+    /// Gone, or stopped to match.
+    Deleted,
+}
+
+impl EventType {
+    pub(super) fn prefix(self) -> &'static str {
+        match self {
+            EventType::Added => "{\"type\":\"ADDED\",\"object\":",
+            EventType::Modified => "{\"type\":\"MODIFIED\",\"object\":",
+            EventType::Deleted => "{\"type\":\"DELETED\",\"object\":",
+        }
+    }
+
+    /// `ADDED`, `MODIFIED`, `DELETED`
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EventType::Added => "ADDED",
+            EventType::Modified => "MODIFIED",
+            EventType::Deleted => "DELETED",
+        }
+    }
+}
+
+/// One delivered change.
+#[derive(Debug, Clone)]
+pub struct WatchItem {
+    /// What it means to this watcher.
+    pub event: EventType,
+    /// The object; for `Deleted` its last state with the version of the deletion.
+    pub entry: Arc<Entry>,
+}
+
+impl WatchItem {
+    /// The line that goes on the wire in `v1`.
+    pub fn line(&self) -> Bytes {
+        self.entry.line(self.event)
+    }
+}
+
+/// A running watch.
+#[derive(Debug)]
+pub struct Watcher {
+    registry: Registry,
+    kind: &'static Kind,
+    selection: Selection,
+    /// Everything up to here was delivered or did not concern this watcher.
+    version: u64,
+    /// Present objects not yet delivered, last first.
+    initial: Vec<Arc<Entry>>,
+    published: signal::Receiver<u64>,
+}
+
+impl Watcher {
+    pub(super) fn new(
+        registry: Registry,
+        kind: &'static Kind,
+        selection: Selection,
+        from: Option<u64>,
+    ) -> Result<Self, ApiError> {
+        let shelf = registry.shelf(kind);
+        let published = shelf.published.subscribe();
+        let latest = registry.version().max(shelf.snapshot.load().version);
+        let (version, initial) = match from {
+            Some(version) if version > latest => {
+                // A version of another life of the cluster: the client's view is worthless.
+                return Err(expired(kind, version));
+            }
+            Some(version) => (version, Vec::new()),
+            None => {
+                let snapshot = registry.snapshot(kind);
+                let entries = snapshot.range(selection.namespace.as_deref());
+                let mut initial: Vec<_> = entries.filter(|e| selection.matches(e)).cloned().collect();
+                initial.reverse();
+                (snapshot.version, initial)
+            }
+        };
+        let watcher = Self { registry, kind, selection, version, initial, published };
+        watcher.check()?;
+        Ok(watcher)
+    }
+
+    fn check(&self) -> Result<(), ApiError> {
+        let log = self.registry.shelf(self.kind).log.read().unwrap_or_else(PoisonError::into_inner);
+        log.after(self.version).map(drop).ok_or_else(|| expired(self.kind, self.version))
+    }
+
+    /// The version up to which the watcher is complete; what a bookmark says.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The next changes, at least one and at most 256, in order. `Expired` when the ring has moved
+    /// past the cursor: the client must list again. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Vec<WatchItem>, ApiError> {
+        if !self.initial.is_empty() {
+            let from = self.initial.len().saturating_sub(BATCH_MAX);
+            let batch = self.initial.drain(from..).rev();
+            return Ok(batch.map(|entry| WatchItem { event: EventType::Added, entry }).collect());
+        }
+        loop {
+            self.published.borrow_and_update();
+            let items = self.poll()?;
+            if !items.is_empty() {
+                return Ok(items);
+            }
+            if self.published.changed().await.is_err() {
+                return Err(ApiError::unavailable("the master is shutting down; watch again"));
+            }
+        }
+    }
+
+    /// What the ring has for this watcher now. Moves the cursor past it.
+    fn poll(&mut self) -> Result<Vec<WatchItem>, ApiError> {
+        let shelf = self.registry.shelf(self.kind);
+        let published = *shelf.published.borrow();
+        let log = shelf.log.read().unwrap_or_else(PoisonError::into_inner);
+        let events = log.after(self.version).ok_or_else(|| expired(self.kind, self.version))?;
+        let mut items = Vec::new();
+        let mut reached = self.version.max(published);
+        for event in events {
+            if items.len() == BATCH_MAX {
+                break;
+            }
+            reached = event.entry.version;
+            items.extend(seen_by(&self.selection, event));
+        }
+        self.version = if items.len() == BATCH_MAX { reached } else { reached.max(published) };
+        Ok(items)
+    }
+
+    /// Moves an idle cursor to the present, for a bookmark. Only when `next` has nothing: the
+    /// caller holds the watcher, so nothing can come between.
+    pub fn advance(&mut self) -> u64 {
+        let applied = self.registry.version();
+        let shelf = self.registry.shelf(self.kind);
+        let log = shelf.log.read().unwrap_or_else(PoisonError::into_inner);
+        let idle = log.after(self.version).is_some_and(|mut events| events.next().is_none());
+        if idle && self.initial.is_empty() {
+            self.version = self.version.max(applied);
+        }
+        self.version
+    }
+}
+
+/// What a change means under a selection: an object that starts to match is added, one that stops
+/// is deleted.
+fn seen_by(selection: &Selection, event: &Event) -> Option<WatchItem> {
+    let is = event.event != EventType::Deleted && selection.matches(&event.entry);
+    let was = event.before.as_ref().is_some_and(|before| selection.matches(before));
+    let item = |event, entry: &Arc<Entry>| Some(WatchItem { event, entry: entry.clone() });
+    match (was, is) {
+        (false, false) => None,
+        (false, true) => item(EventType::Added, &event.entry),
+        (true, true) => item(EventType::Modified, &event.entry),
+        (true, false) if event.event == EventType::Deleted => item(EventType::Deleted, &event.entry),
+        (true, false) => {
+            let gone = event.before.as_ref()?.deleted(event.entry.version);
+            Some(WatchItem { event: EventType::Deleted, entry: Arc::new(gone) })
+        }
+    }
+}
+
+fn expired(kind: &Kind, version: u64) -> ApiError {
+    ApiError::new(
+        Reason::Expired,
+        format!("resourceVersion {version} of {} is no longer in the history; list again", kind.plural),
+    )
+}
