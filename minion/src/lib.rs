@@ -1,4 +1,5 @@
 //! The node agent: makes the node's containers, volumes, network and proxy equal to what the
 //! master says, and tells the master what it sees.
 
+pub mod pods;
 pub mod runtime;

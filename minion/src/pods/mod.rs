@@ -1,0 +1,25 @@
+//! Pods on this node: what the master wants × what the engine shows × probe results × now → actions.
+//!
+//! ```text
+//!  Change<Pod> ──┐                      ┌─ execute (runtime, volumes, hooks)
+//!  RuntimeEvent ─┼─> worker (one a pod) ┼─ status writer, events (report)
+//!  probe, timer ─┘     plan::plan_pod   └─ probes
+//! ```
+//!
+//! * [`manager`]: feeds the workers, lists and adopts at start, finds orphans; [`Manager`] is the entry.
+//! * `worker`: observes, plans from full state, starts what the plan says, reports.
+//! * `plan`, `restart`, `status`, `memory`, `backoff`: pure decisions; no clock, no I/O.
+//! * `container`, `environment`, `expansion`, `naming`: a pod's container → what the engine is asked.
+//! * `execute`: one action of a plan, carried out. [`report`]: what the master is told.
+//!
+//! The invariant: the name of a container is fixed by pod, container, spec and attempt, and an
+//! attempt number is used for one start only. So whatever crashes between two steps, the engine
+//! itself refuses to have a container twice.
+
+mod clock;
+pub mod manager;
+pub mod report;
+
+pub use clock::Clock;
+pub use manager::{Config, FindError, Inputs, Manager, PodQuery};
+pub use report::{ApiReporter, EventType, PodEvent, Report, ReportError};

@@ -1,0 +1,187 @@
+//! What the master is told about pods: statuses, events, the final delete.
+//!
+//! The trait is narrow so that workers run in tests without a server. Only this file talks to the
+//! master about pods.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use coracle_api::{
+    client::{Client, ClientError},
+    core::{Event, EventSource, ObjectReference, Pod, PodStatus},
+    error::Reason,
+    meta::{ObjectMeta, Time},
+};
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+/// Events waiting to be posted; more are dropped: they are best effort.
+const EVENTS_WAITING_MAX: usize = 512;
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Why the master was not told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReportError {
+    /// The pod does not exist any more, or a namesake took its place: nothing to tell.
+    #[error("the pod is gone")]
+    Gone,
+    /// Try again later.
+    #[error("{0}")]
+    Retry(String),
+}
+
+/// Whether an event is routine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventType {
+    /// Routine.
+    Normal,
+    /// Someone may want to act.
+    Warning,
+}
+
+/// Something a user should be able to read about a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodEvent {
+    /// Routine or not.
+    pub type_: EventType,
+    /// One word: `Pulled`, `BackOff`.
+    pub reason: &'static str,
+    /// A sentence.
+    pub message: String,
+    /// The container it is about.
+    pub container: Option<String>,
+}
+
+impl PodEvent {
+    /// A routine event.
+    pub fn normal(reason: &'static str, container: Option<&str>, message: String) -> Self {
+        Self { type_: EventType::Normal, reason, message, container: container.map(str::to_owned) }
+    }
+
+    /// An event that someone may want to act on.
+    pub fn warning(reason: &'static str, container: Option<&str>, message: String) -> Self {
+        Self { type_: EventType::Warning, reason, message, container: container.map(str::to_owned) }
+    }
+}
+
+/// Tells the master about pods.
+pub trait Report: Send + Sync + 'static {
+    /// Replaces the pod's status.
+    fn status(&self, pod: &Pod, status: &PodStatus) -> impl Future<Output = Result<(), ReportError>> + Send;
+
+    /// Removes the pod object, all of its parts being gone. Guarded by the UID.
+    fn delete(&self, pod: &Pod) -> impl Future<Output = Result<(), ReportError>> + Send;
+
+    /// Records an event. Never blocks, may drop.
+    fn event(&self, pod: &Pod, event: PodEvent, now: Timestamp);
+}
+
+/// Reports to a master over HTTP.
+#[derive(Debug)]
+pub struct ApiReporter {
+    client: Client,
+    node: Arc<str>,
+    events: mpsc::Sender<Event>,
+}
+
+impl ApiReporter {
+    /// A reporter for the minion called `node`. Spawns the task that posts events; it ends when
+    /// the reporter is dropped.
+    pub fn new(client: Client, node: &str) -> Self {
+        let (events, queue) = mpsc::channel(EVENTS_WAITING_MAX);
+        tokio::spawn(post_events(client.clone(), queue));
+        Self { client, node: node.into(), events }
+    }
+}
+
+impl Report for ApiReporter {
+    async fn status(&self, pod: &Pod, status: &PodStatus) -> Result<(), ReportError> {
+        let (namespace, name) = name_of(pod);
+        // Without a resourceVersion: this minion is the status's only writer, so the latest wins.
+        let update = Pod {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                namespace: Some(namespace.to_owned()),
+                uid: pod.metadata.uid.clone(),
+                ..Default::default()
+            },
+            spec: pod.spec.clone(),
+            status: Some(status.clone()),
+        };
+        let call = async { self.client.namespaced::<Pod>(namespace).update_status(name, &update).await.map(drop) };
+        limited(call).await
+    }
+
+    async fn delete(&self, pod: &Pod) -> Result<(), ReportError> {
+        let (namespace, name) = name_of(pod);
+        let api = self.client.namespaced::<Pod>(namespace);
+        match limited(api.delete(name, Some(0), pod.metadata.uid.as_deref())).await {
+            Err(ReportError::Gone) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn event(&self, pod: &Pod, event: PodEvent, now: Timestamp) {
+        if self.events.try_send(api_event(pod, event, &self.node, now)).is_err() {
+            tracing::debug!(kind = "pod", name = name_of(pod).1, "dropped an event: too many are waiting");
+        }
+    }
+}
+
+/// Namespace and name.
+pub(super) fn name_of(pod: &Pod) -> (&str, &str) {
+    let meta = &pod.metadata;
+    (meta.namespace.as_deref().unwrap_or("default"), meta.name.as_deref().unwrap_or_default())
+}
+
+async fn limited(call: impl Future<Output = Result<(), ClientError>>) -> Result<(), ReportError> {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(e)) if e.is_not_found() || e.is_conflict() => Err(ReportError::Gone),
+        Ok(Err(e)) => Err(ReportError::Retry(e.to_string())),
+        Err(_) => Err(ReportError::Retry(format!("the master did not answer within {} s", CALL_TIMEOUT.as_secs()))),
+    }
+}
+
+async fn post_events(client: Client, mut queue: mpsc::Receiver<Event>) {
+    while let Some(event) = queue.recv().await {
+        let namespace = event.metadata.namespace.clone().unwrap_or_default();
+        let api = client.namespaced::<Event>(&namespace);
+        match tokio::time::timeout(CALL_TIMEOUT, api.create(&event)).await {
+            Ok(Err(e)) if !e.api().is_some_and(|e| e.reason == Reason::AlreadyExists) => {
+                tracing::debug!(kind = "event", error = %e, "an event was not recorded");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn api_event(pod: &Pod, event: PodEvent, node: &str, now: Timestamp) -> Event {
+    let (namespace, name) = name_of(pod);
+    let time = Some(Time(now));
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{name}.{:x}", now.as_nanosecond())),
+            namespace: Some(namespace.to_owned()),
+            ..Default::default()
+        },
+        involved_object: ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            name: Some(name.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            uid: pod.metadata.uid.clone(),
+            field_path: event.container.map(|c| format!("spec.containers{{{c}}}")),
+            ..Default::default()
+        },
+        reason: Some(event.reason.into()),
+        message: Some(event.message),
+        source: Some(EventSource { component: Some("minion".into()), host: Some(node.to_owned()) }),
+        first_timestamp: time.clone(),
+        last_timestamp: time,
+        count: Some(1),
+        type_: Some(if event.type_ == EventType::Warning { "Warning" } else { "Normal" }.into()),
+        reporting_component: Some("minion".into()),
+        reporting_instance: Some(node.to_owned()),
+        ..Default::default()
+    }
+}
