@@ -68,8 +68,11 @@ pub struct Kind {
     /// Field selectors supported besides `metadata.name` and `metadata.namespace`.
     pub fields: &'static [&'static str],
     /// JSON → typed, defaults not applied. `Err` names the field by its JSON path.
-    pub decode: fn(&[u8]) -> Result<Box<dyn Object>, ApiError>,
+    pub decode: Decode,
 }
+
+/// Reads `v1` JSON as an object of one kind.
+pub type Decode = fn(&[u8]) -> Result<Box<dyn Object>, ApiError>;
 
 impl Kind {
     /// The part of a row that follows from the type. Rows override what differs:

@@ -1,0 +1,51 @@
+# Everything a user or contributor runs. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+CARGO ?= cargo
+PREFIX ?= /usr/local
+
+.PHONY: help demo test test-unit check images bench install clean tools
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+demo: ## the article, start to finish, on this machine
+	@scripts/require.sh build docker images proxy
+	@$(CARGO) build --locked --release --bin coracle
+	@examples/build-images.sh
+	@CORACLE=target/release/coracle examples/jenkins/demo.sh
+
+test: ## all tests: unit, property, and whole clusters on the local Docker engine
+	@scripts/require.sh build docker images proxy
+	@$(CARGO) build --locked --workspace --bins
+	@examples/build-images.sh
+	@scripts/test.sh --workspace
+
+test-unit: ## the tests that need nothing but Rust
+	@scripts/require.sh build
+	@scripts/test.sh --workspace --lib --bins
+
+check: ## format, lints, documentation
+	@scripts/require.sh build
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+
+images: ## the example images, into the local Docker engine
+	@scripts/require.sh build docker images
+	@examples/build-images.sh
+
+bench: ## measures this tree beside Docker itself; takes some minutes
+	@scripts/require.sh build docker images proxy
+	@$(CARGO) build --locked --release --bin coracle --bin coracle-bench
+	@examples/build-images.sh
+	@target/release/coracle-bench all
+
+install: ## coracle and the link kubecfg, into $(PREFIX)/bin
+	@scripts/require.sh build
+	$(CARGO) build --locked --release --bin coracle
+	install -D target/release/coracle $(DESTDIR)$(PREFIX)/bin/coracle
+	ln -sf coracle $(DESTDIR)$(PREFIX)/bin/kubecfg
+
+clean: ## build results
+	$(CARGO) clean
