@@ -1,6 +1,18 @@
 //! The node agent: makes the node's containers, volumes, network and proxy equal to what the
 //! master says, and tells the master what it sees.
+//!
+//! * [`minion`]: builds all of it and runs it; the entry.
+//! * [`node`]: the Node object, heartbeats, logs and commands for the master.
+//! * [`pods`]: pods as containers: plans, workers, statuses.
+//! * [`runtime`]: the container engine.
+//! * [`reset`]: takes everything of a cluster off this host.
 
+mod feed;
+pub mod minion;
 pub mod node;
 pub mod pods;
+mod record;
+pub mod reset;
 pub mod runtime;
+
+pub use minion::{Minion, MinionConfig, StartError};

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -31,7 +32,7 @@ const NODE: &str = "test-node";
 pub(crate) struct Bench {
     pub(crate) cluster: String,
     pub(crate) image: String,
-    pub(crate) runtime: DockerRuntime,
+    pub(crate) runtime: Arc<DockerRuntime>,
     dir: tempfile::TempDir,
 }
 
@@ -51,7 +52,7 @@ pub(crate) async fn with_engine(test: impl AsyncFnOnce(&Bench)) {
         };
         engine.docker().create_network(request).await.unwrap();
         let config = DockerConfig { cluster: cluster.clone(), node: NODE.into(), network: network.clone() };
-        let runtime = DockerRuntime::new(engine.clone(), config).await.unwrap();
+        let runtime = Arc::new(DockerRuntime::new(engine.clone(), config).await.unwrap());
         test(&Bench { cluster: cluster.clone(), image, runtime, dir: tempfile::tempdir().unwrap() }).await;
     })
     .catch_unwind()

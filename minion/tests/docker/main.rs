@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+mod reset;
+mod tunnel;
 
 use std::{
     net::{IpAddr, TcpListener},

@@ -17,11 +17,7 @@ use bollard::{
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 
-use super::{
-    Engine, Filters,
-    engine::{CHANGE_LIMIT, READ_LIMIT},
-    errors,
-};
+use super::{Engine, Filters, engine::CHANGE_LIMIT, errors};
 use crate::runtime::{Container, ContainerId, ContainerSpec, InfraSpec, RuntimeError, State, infra, labels};
 
 /// Inspections in flight; each costs the engine a fraction of a millisecond.
@@ -34,7 +30,7 @@ const LOG_OPTIONS: [(&str, &str); 2] = [("max-size", "10m"), ("max-file", "2")];
 pub(super) async fn list(engine: &Engine, filters: Filters) -> Result<Vec<Container>, RuntimeError> {
     let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
     let listing = engine.docker().list_containers(Some(options));
-    let found = engine.call("listing", "containers", READ_LIMIT, listing).await?;
+    let found = engine.read("listing", "containers", listing).await?;
     let inspections = found.into_iter().filter_map(|c| c.id).map(|id| async move { inspect(engine, &id).await });
     let mut containers: Vec<Container> = stream::iter(inspections)
         .buffer_unordered(INSPECTIONS)
@@ -48,7 +44,7 @@ pub(super) async fn list(engine: &Engine, filters: Filters) -> Result<Vec<Contai
 /// The engine's full description, or `None` when there is no such container.
 pub(super) async fn inspect(engine: &Engine, id: &str) -> Result<Option<ContainerInspectResponse>, RuntimeError> {
     let call = engine.docker().inspect_container(id, None);
-    match engine.call("inspecting container", id, READ_LIMIT, call).await {
+    match engine.read("inspecting container", id, call).await {
         Ok(container) => Ok(Some(container)),
         Err(e) if errors::is_absent(&e) => Ok(None),
         Err(e) => Err(e),
@@ -63,7 +59,7 @@ pub(super) async fn create(
 ) -> Result<ContainerId, RuntimeError> {
     let options = CreateContainerOptionsBuilder::default().name(name).build();
     let call = engine.docker().create_container(Some(options), body);
-    let created = engine.call("creating container", name, CHANGE_LIMIT, call).await?;
+    let created = engine.change("creating container", name, call).await?;
     for warning in created.warnings {
         tracing::debug!(container = name, %warning, "the engine created it with a warning");
     }
@@ -73,7 +69,7 @@ pub(super) async fn create(
 /// Starts a container.
 pub(super) async fn start(engine: &Engine, id: &ContainerId) -> Result<(), RuntimeError> {
     let call = engine.docker().start_container(&id.0, None);
-    engine.call("starting container", &id.0, CHANGE_LIMIT, call).await
+    engine.change("starting container", &id.0, call).await
 }
 
 /// Stops a container and waits for its end.
@@ -89,7 +85,7 @@ pub(super) async fn stop(engine: &Engine, id: &ContainerId, grace: std::time::Du
 pub(super) async fn remove(engine: &Engine, id: &ContainerId) -> Result<(), RuntimeError> {
     let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
     let call = engine.docker().remove_container(&id.0, Some(options));
-    match engine.call("removing container", &id.0, CHANGE_LIMIT, call).await {
+    match engine.change("removing container", &id.0, call).await {
         Err(RuntimeError::Refused(text)) if text.contains("already in progress") => {
             let options = WaitContainerOptionsBuilder::default().condition("removed").build();
             let mut wait = engine.docker().wait_container(&id.0, Some(options)).boxed();
@@ -99,7 +95,7 @@ pub(super) async fn remove(engine: &Engine, id: &ContainerId) -> Result<(), Runt
                     Some(Err(e)) => Err(e),
                 }
             };
-            absent_is_done(engine.call("removing container", &id.0, CHANGE_LIMIT, gone).await)
+            absent_is_done(engine.change("removing container", &id.0, gone).await)
         }
         other => absent_is_done(other),
     }

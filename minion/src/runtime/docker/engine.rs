@@ -39,8 +39,7 @@ impl Engine {
         let docker = Docker::connect_with_unix(&socket, CLIENT_LIMIT_S, API_DEFAULT_VERSION)
             .map_err(|e| errors::from_client(&socket, e))?;
         let mut engine = Self { docker, socket, arch: String::new(), version: String::new() };
-        let version =
-            engine.call("asking for the version of", "the engine", READ_LIMIT, engine.docker.version()).await?;
+        let version = engine.read("asking for the version of", "the engine", engine.docker.version()).await?;
         let api = version.api_version.unwrap_or_default();
         engine.version = version.version.unwrap_or_default();
         if !api_suffices(&api) {
@@ -75,12 +74,32 @@ impl Engine {
 
     /// What the engine says about its host.
     pub async fn info(&self) -> Result<bollard::models::SystemInfo, RuntimeError> {
-        self.call("asking for the facts of", "the engine", READ_LIMIT, self.docker.info()).await
+        self.read("asking for the facts of", "the engine", self.docker.info()).await
     }
 
     /// Whether the engine answers.
     pub async fn ping(&self) -> Result<(), RuntimeError> {
-        self.call("asking for a sign of", "the engine", READ_LIMIT, self.docker.ping()).await.map(drop)
+        self.read("asking for a sign of", "the engine", self.docker.ping()).await.map(drop)
+    }
+
+    /// Runs a call of the client that reads something.
+    pub(crate) async fn read<T>(
+        &self,
+        verb: &str,
+        object: &str,
+        call: impl Future<Output = Result<T, bollard::errors::Error>>,
+    ) -> Result<T, RuntimeError> {
+        self.call(verb, object, READ_LIMIT, call).await
+    }
+
+    /// Runs a call of the client that changes something.
+    pub(crate) async fn change<T>(
+        &self,
+        verb: &str,
+        object: &str,
+        call: impl Future<Output = Result<T, bollard::errors::Error>>,
+    ) -> Result<T, RuntimeError> {
+        self.call(verb, object, CHANGE_LIMIT, call).await
     }
 
     /// Runs one call of the client under `limit`. `verb` and `object` name it when it takes longer.

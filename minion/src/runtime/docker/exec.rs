@@ -16,10 +16,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{
-    Engine,
-    engine::{CHANGE_LIMIT, READ_LIMIT},
-};
+use super::Engine;
 use crate::runtime::{ContainerId, ExecOutcome, ExecOutput, ExecQuery, ExecSession, RuntimeError};
 
 /// What of a probe's output is kept.
@@ -93,10 +90,10 @@ async fn attach(engine: &Engine, id: &ContainerId, query: &ExecQuery) -> Result<
         ..Default::default()
     };
     let creating = engine.docker().create_exec(&id.0, options);
-    let exec = engine.call("preparing a command in container", &id.0, CHANGE_LIMIT, creating).await?.id;
+    let exec = engine.change("preparing a command in container", &id.0, creating).await?.id;
     let options = StartExecOptions { detach: false, tty: query.tty, output_capacity: None };
     let starting = engine.docker().start_exec(&exec, Some(options));
-    match engine.call("starting a command in container", &id.0, CHANGE_LIMIT, starting).await? {
+    match engine.change("starting a command in container", &id.0, starting).await? {
         StartExecResults::Attached { output, input } => Ok((exec, output, input)),
         StartExecResults::Detached => {
             Err(RuntimeError::Refused(format!("a command in container {id} was not attached")))
@@ -139,7 +136,7 @@ async fn feed(mut input: Input, mut rx: mpsc::Receiver<Bytes>) {
 async fn resize(engine: &Engine, exec: &str, mut rx: mpsc::Receiver<(u16, u16)>) {
     while let Some((width, height)) = rx.recv().await {
         let call = engine.docker().resize_exec(exec, ResizeExecOptions { height, width });
-        if let Err(error) = engine.call("resizing the terminal of", exec, READ_LIMIT, call).await {
+        if let Err(error) = engine.read("resizing the terminal of", exec, call).await {
             tracing::debug!(%exec, %error, "a terminal kept its size");
         }
     }
@@ -148,7 +145,7 @@ async fn resize(engine: &Engine, exec: &str, mut rx: mpsc::Receiver<(u16, u16)>)
 
 async fn exit_code(engine: &Engine, exec: &str) -> Result<i64, RuntimeError> {
     for _ in 0..EXIT_POLLS {
-        let state = engine.call("inspecting a command", exec, READ_LIMIT, engine.docker().inspect_exec(exec)).await?;
+        let state = engine.read("inspecting a command", exec, engine.docker().inspect_exec(exec)).await?;
         if let (Some(false), Some(code)) = (state.running, state.exit_code) {
             return Ok(code);
         }

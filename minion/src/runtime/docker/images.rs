@@ -6,11 +6,7 @@ use bollard::{body_full, models::CreateImageInfo, query_parameters::CreateImageO
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
-use super::{
-    Engine,
-    engine::{CHANGE_LIMIT, READ_LIMIT},
-    errors,
-};
+use super::{Engine, errors};
 use crate::runtime::{RuntimeError, infra};
 
 /// A pull that reports nothing for so long is stuck.
@@ -20,7 +16,7 @@ const PULL_LIMIT: Duration = Duration::from_secs(3600);
 
 /// The engine id of an image, if it is here.
 pub(super) async fn present(engine: &Engine, image: &str) -> Result<Option<String>, RuntimeError> {
-    match engine.call("inspecting image", image, READ_LIMIT, engine.docker().inspect_image(image)).await {
+    match engine.read("inspecting image", image, engine.docker().inspect_image(image)).await {
         Ok(found) => Ok(found.id),
         Err(e) if errors::is_absent(&e) => Ok(None),
         Err(e) => Err(e),
@@ -74,7 +70,7 @@ pub(super) async fn ensure_infra(engine: &Engine) -> Result<(), RuntimeError> {
         }
         Ok(())
     };
-    engine.call("importing image", infra::IMAGE, CHANGE_LIMIT, import).await?;
+    engine.change("importing image", infra::IMAGE, import).await?;
     tracing::info!(image = infra::IMAGE, "made the infra image");
     Ok(())
 }

@@ -1,0 +1,38 @@
+//! What the master says, carried to the parts that follow it.
+
+use coracle_api::{
+    client::{Change, Reflector},
+    kinds::TypedObject,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Changes waiting for a part that is busy; then the watch waits, and the master cuts it off if that
+/// takes long: the reflector lists again.
+pub(crate) const QUEUE: usize = 64;
+
+/// Carries every change to all `followers` until cancelled, or until one of them is gone.
+pub(crate) async fn run<T: TypedObject>(
+    mut reflector: Reflector<T>,
+    followers: Vec<mpsc::Sender<Change<T>>>,
+    shutdown: CancellationToken,
+) {
+    let following = async {
+        loop {
+            let change = reflector.next().await;
+            if let Change::Interrupted(error) = &change {
+                tracing::debug!(kind = T::row().plural, %error, "the watch is interrupted");
+            }
+            for follower in &followers {
+                if follower.send(change.clone()).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    // Cancel-safe: nothing is kept of what is under way.
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = following => {}
+    }
+}

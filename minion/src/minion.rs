@@ -1,0 +1,368 @@
+//! The minion put together: what is built, in which order, and what happens when a part ends.
+//!
+//! ```text
+//! engine ─> master's facts ─> Node, pod network ─> network, proxy ─> pods ─> heartbeat, tunnel
+//! ```
+//!
+//! Invariant: heartbeats begin when everything else runs, so the scheduler sends no pod to a minion
+//! that could not run it. Shutting down leaves every container running; the next start adopts them.
+
+use std::{future::Future, net::IpAddr, panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
+
+use coracle_api::{
+    client::{Client, ClientError, ListParams, Reflector},
+    core::{Pod, Service},
+};
+use futures_util::FutureExt;
+use ipnet::Ipv4Net;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    feed,
+    node::{
+        Backoff,
+        cluster::ClusterFacts,
+        facts::{self, NodeFacts},
+        heartbeat,
+        registration::Registration,
+        server::NodeServer,
+        tunnel,
+    },
+    pods::{self, ApiReporter, Manager},
+    record::{DirLock, Record},
+    runtime::{
+        RuntimeError,
+        docker::{DockerConfig, DockerRuntime, Engine},
+    },
+};
+
+pub use crate::record::RecordError;
+
+/// How long a minion waits for its master: a host may boot long before it.
+const MASTER_LIMIT: Duration = Duration::from_secs(300);
+/// Waiting is mentioned again so often.
+const REMIND: Duration = Duration::from_secs(15);
+/// What shutting down takes at most.
+const SHUTDOWN_LIMIT: Duration = Duration::from_millis(900);
+
+/// How to run a minion.
+#[derive(Debug, Clone)]
+pub struct MinionConfig {
+    /// The master: `http://host:port`.
+    pub master: String,
+    /// The node's name; the host's name by default.
+    pub name: Option<String>,
+    /// Where other nodes reach this one; by default the address that the default route uses, or
+    /// loopback on a host without one.
+    pub address: Option<IpAddr>,
+    /// The engine's socket; by default `DOCKER_HOST`, then `/var/run/docker.sock`.
+    pub docker: Option<String>,
+    /// The minion's directory: its record and the pods' volumes.
+    pub root_dir: PathBuf,
+    /// How long to wait for the master and what it must allot.
+    pub master_limit: Duration,
+}
+
+impl MinionConfig {
+    /// A minion of `master` with its files in `root_dir`, everything else by default.
+    pub fn new(master: impl Into<String>, root_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            master: master.into(),
+            name: None,
+            address: None,
+            docker: None,
+            root_dir: root_dir.into(),
+            master_limit: MASTER_LIMIT,
+        }
+    }
+}
+
+/// Why a minion did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The engine is not there or will not do.
+    #[error(transparent)]
+    Engine(#[from] RuntimeError),
+    /// The directory can't be used.
+    #[error(transparent)]
+    Directory(#[from] RecordError),
+    /// The master refused, or its address is none.
+    #[error(transparent)]
+    Master(ClientError),
+    /// The master did not come, or did not allot a pod network.
+    #[error("{what} took longer than {seconds} s{cause}")]
+    Timeout {
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        seconds: u64,
+        /// `: ` and the last error, or empty.
+        cause: String,
+    },
+}
+
+/// A running minion.
+#[derive(Debug)]
+pub struct Minion {
+    name: String,
+    cluster_id: String,
+    pod_cidr: Ipv4Net,
+    parts: Parts,
+    synced: Vec<watch::Receiver<bool>>,
+    _lock: DirLock,
+}
+
+impl Minion {
+    /// Starts a minion. Waits for the master as long as `master_limit`; dropping the future gives
+    /// up at once and leaves nothing running.
+    pub async fn start(config: MinionConfig) -> Result<Self, StartError> {
+        let client = Client::new(&config.master).map_err(StartError::Master)?;
+        std::fs::create_dir_all(&config.root_dir)
+            .map_err(|source| RecordError::Io { path: config.root_dir.clone(), source })?;
+        let lock = DirLock::take(&config.root_dir)?;
+        let engine = Engine::connect(config.docker.as_deref()).await?;
+        let deadline = Deadline::new(config.master_limit);
+
+        let cluster = deadline.retry("waiting for the master", || ClusterFacts::fetch(&client)).await?;
+        let name = config.name.unwrap_or_else(facts::host_name);
+        let address = config.address.unwrap_or_else(facts::default_address);
+        let record =
+            Record { cluster_id: cluster.cluster_id.clone(), node: name.clone(), docker: engine.socket().to_owned() };
+        record.write(&config.root_dir)?;
+
+        let facts = NodeFacts::gather(&engine, &name, address).await?;
+        let registration = Registration::new(&client, facts);
+        deadline.retry("registering the node", || registration.ensure(None)).await?;
+        let pod_cidr = deadline.wait("waiting for the node's pod network", registration.pod_cidr()).await?;
+
+        let docker = DockerConfig {
+            cluster: cluster.cluster_id.clone(),
+            node: name.clone(),
+            network: format!("coracle-{}", cluster.cluster_id),
+        };
+        let runtime = Arc::new(DockerRuntime::new(engine, docker).await?);
+
+        let parts = Parts::default();
+        let (pod_changes, pods) = mpsc::channel(feed::QUEUE);
+        let (service_changes, services) = mpsc::channel(feed::QUEUE);
+        let of_node = ListParams { fields: format!("spec.nodeName={name}"), ..Default::default() };
+        let pod_reflector = Reflector::new(client.all::<Pod>(), of_node);
+        let service_reflector = Reflector::new(client.all::<Service>(), ListParams::default());
+        parts.run("pod watch", feed::run(pod_reflector, vec![pod_changes], parts.token()));
+        parts.run("service watch", feed::run(service_reflector, vec![service_changes], parts.token()));
+
+        let pods_config = pods::Config::new(&name, address, &cluster.cluster_id, config.root_dir);
+        let reporter = Arc::new(ApiReporter::new(client.clone(), &name));
+        let inputs = pods::Inputs { pods, services };
+        let (manager, managing) = Manager::start(pods_config, Arc::clone(&runtime), reporter, inputs, parts.token());
+        parts.run("pod manager", managing.map(drop));
+
+        let beating = heartbeat::run(
+            client.clone(),
+            registration,
+            pod_cidr,
+            Arc::clone(&runtime),
+            cluster.heartbeat(),
+            parts.token(),
+        );
+        parts.run("heartbeat", beating);
+        let server =
+            NodeServer::new(runtime, Arc::new(move |query| manager.find(query)), parts.tasks.clone(), parts.token());
+        let tunnelling =
+            tunnel::run(client.transport().clone(), name.clone(), server, parts.tasks.clone(), parts.token());
+        parts.run("tunnel", tunnelling);
+        tracing::info!(node = name, %address, %pod_cidr, cluster = cluster.cluster_id, "the minion runs");
+        Ok(Self { name, cluster_id: cluster.cluster_id, pod_cidr, parts, synced: Vec::new(), _lock: lock })
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The cluster it works for.
+    pub fn cluster_id(&self) -> &str {
+        &self.cluster_id
+    }
+
+    /// The network of its pods.
+    pub fn pod_cidr(&self) -> Ipv4Net {
+        self.pod_cidr
+    }
+
+    /// Returns when the first complete sync with the master is done, or the minion has ended.
+    pub async fn ready(&self) {
+        let synced = async {
+            for part in &self.synced {
+                // A part that is gone ends the minion, which the other arm sees.
+                let _ = part.clone().wait_for(|synced| *synced).await;
+            }
+        };
+        // Cancel-safe: both only watch.
+        tokio::select! {
+            () = synced => {}
+            () = self.parts.shutdown.cancelled() => {}
+        }
+    }
+
+    /// Returns when a part has ended by itself, with its name: the minion has ended then, and should
+    /// be started again.
+    pub async fn failed(&self) -> &'static str {
+        let mut failed = self.parts.failed.subscribe();
+        match failed.wait_for(Option::is_some).await.map(|part| *part) {
+            Ok(Some(part)) => part,
+            // The sender is in `self.parts`.
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Stops the minion; its pods keep running. Takes less than a second.
+    pub async fn shutdown(self) {
+        self.parts.shutdown.cancel();
+        self.parts.tasks.close();
+        if tokio::time::timeout(SHUTDOWN_LIMIT, self.parts.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.parts.tasks.len(), "the minion ends without waiting for its last tasks");
+        }
+        tracing::info!(node = self.name, "the minion has stopped; its pods keep running");
+    }
+}
+
+impl Drop for Minion {
+    fn drop(&mut self) {
+        self.parts.shutdown.cancel();
+    }
+}
+
+/// The tasks of a minion: all tracked, all ended by one token, none of which may end by itself.
+#[derive(Debug, Clone)]
+struct Parts {
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    failed: watch::Sender<Option<&'static str>>,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self { tasks: TaskTracker::new(), shutdown: CancellationToken::new(), failed: watch::Sender::new(None) }
+    }
+}
+
+impl Parts {
+    fn token(&self) -> CancellationToken {
+        self.shutdown.clone()
+    }
+
+    fn run(&self, part: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let (shutdown, failed) = (self.shutdown.clone(), self.failed.clone());
+        self.tasks.spawn(async move {
+            let panicked = AssertUnwindSafe(task).catch_unwind().await.is_err();
+            if !shutdown.is_cancelled() {
+                tracing::error!(part, panicked, "a part of the minion ended by itself; the minion ends");
+                failed.send_if_modified(|first| {
+                    let is_first = first.is_none();
+                    first.get_or_insert(part);
+                    is_first
+                });
+                shutdown.cancel();
+            }
+        });
+    }
+}
+
+/// The end of the patience with the master.
+struct Deadline {
+    at: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    fn new(limit: Duration) -> Self {
+        Self { at: Instant::now() + limit, limit }
+    }
+
+    fn late(&self, what: &'static str, cause: Option<ClientError>) -> StartError {
+        let cause = cause.map_or_else(String::new, |e| format!(": {e}"));
+        StartError::Timeout { what, seconds: self.limit.as_secs(), cause }
+    }
+
+    /// Asks again, with back-off, as long as that may help.
+    async fn retry<T, F>(&self, what: &'static str, mut ask: impl FnMut() -> F) -> Result<T, StartError>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        let mut backoff = Backoff::new();
+        let mut mentioned: Option<Instant> = None;
+        loop {
+            let error = match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(e) if !e.is_transient() => return Err(StartError::Master(e)),
+                Err(e) => e,
+            };
+            if mentioned.is_none_or(|at| at.elapsed() > REMIND) {
+                tracing::info!(%error, "{what}");
+                mentioned = Some(Instant::now());
+            }
+            let wait = backoff.next();
+            if Instant::now() + wait > self.at {
+                return Err(self.late(what, Some(error)));
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn wait<T>(&self, what: &'static str, answer: impl Future<Output = T>) -> Result<T, StartError> {
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            let pause = self.at.min(Instant::now() + REMIND);
+            match tokio::time::timeout_at(pause, &mut answer).await {
+                Ok(answer) => return Ok(answer),
+                Err(_) if Instant::now() >= self.at => return Err(self.late(what, None)),
+                Err(_) => tracing::info!("{what}"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_ends_by_itself_ends_the_minion() {
+        let parts = Parts::default();
+        let token = parts.token();
+        parts.run("steady", async move { token.cancelled().await });
+        parts.run("frail", async { panic!("as tests do") });
+        let mut failed = parts.failed.subscribe();
+        failed.wait_for(|part| *part == Some("frail")).await.unwrap();
+        parts.tasks.close();
+        parts.tasks.wait().await;
+        assert_eq!(*failed.borrow(), Some("frail"), "the others were told to end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_master_that_does_not_come_is_given_up_with_the_last_error() {
+        let deadline = Deadline::new(Duration::from_secs(60));
+        let ask = || async { Err::<(), _>(ClientError::Connect { server: "s".into(), cause: "refused".into() }) };
+        let error = deadline.retry("waiting for the master", ask).await.unwrap_err().to_string();
+        assert_eq!(error, "waiting for the master took longer than 60 s: cannot reach the master at s: refused");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_never_allotted_is_given_up() {
+        let deadline = Deadline::new(Duration::from_secs(60));
+        let error = deadline.wait("waiting for x", std::future::pending::<()>()).await.unwrap_err().to_string();
+        assert_eq!(error, "waiting for x took longer than 60 s");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_will_not_change_is_not_asked_for_again() {
+        let deadline = Deadline::new(Duration::from_secs(60));
+        let ask = || async { Err::<(), _>(ClientError::Address("x".into())) };
+        assert!(matches!(deadline.retry("asking", ask).await, Err(StartError::Master(ClientError::Address(_)))));
+    }
+}
