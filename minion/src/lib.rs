@@ -4,6 +4,7 @@
 //! * [`minion`]: builds all of it and runs it; the entry.
 //! * [`node`]: the Node object, heartbeats, logs and commands for the master.
 //! * [`pods`]: pods as containers: plans, workers, statuses.
+//! * [`probes`]: health checks and hooks. [`volumes`]: the pods' directories.
 //! * [`runtime`]: the container engine.
 //! * [`reset`]: takes everything of a cluster off this host.
 
@@ -11,8 +12,10 @@ mod feed;
 pub mod minion;
 pub mod node;
 pub mod pods;
+pub mod probes;
 mod record;
 pub mod reset;
 pub mod runtime;
+pub mod volumes;
 
 pub use minion::{Minion, MinionConfig, StartError};

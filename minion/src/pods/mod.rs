@@ -16,9 +16,23 @@
 //! attempt number is used for one start only. So whatever crashes between two steps, the engine
 //! itself refuses to have a container twice.
 
+pub mod backoff;
 mod clock;
+mod conditions;
+pub mod container;
+mod discovery;
+pub mod environment;
+mod expansion;
 pub mod manager;
+pub mod memory;
+pub mod naming;
+pub mod observation;
+pub mod operations;
+pub mod plan;
 pub mod report;
+pub mod resources;
+pub mod restart;
+pub mod status;
 
 pub use clock::Clock;
 pub use manager::{Config, FindError, Inputs, Manager, PodQuery};

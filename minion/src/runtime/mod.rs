@@ -4,7 +4,9 @@
 //! in the name; the engine is the only record of what runs. Implementations: [`docker`] and
 //! [`hollow`], which pass the same contract suite.
 
+pub mod contract;
 pub mod docker;
+pub mod hollow;
 pub mod infra;
 
 use std::{collections::BTreeMap, future::Future, net::IpAddr, time::Duration};

@@ -1,0 +1,78 @@
+//! The conditions of a pod. Pure; a transition time changes only with its condition's status.
+
+use coracle_api::{
+    core::{ContainerStatus, PodCondition, PodSpec},
+    meta::Time,
+};
+use jiff::Timestamp;
+
+use super::restart::Verdict;
+
+/// What the conditions follow from.
+pub(super) struct Facts<'a> {
+    pub(super) spec: &'a PodSpec,
+    pub(super) main: &'a [ContainerStatus],
+    pub(super) init: &'a [ContainerStatus],
+    pub(super) initialized: bool,
+    pub(super) verdict: &'a Verdict,
+    pub(super) deleting: bool,
+}
+
+/// Why a condition does not hold: one word and a sentence.
+type Why = Option<(&'static str, String)>;
+
+/// The conditions that are the minion's to tell, then those of others as they were.
+pub(super) fn plan_conditions(facts: &Facts<'_>, before: &[PodCondition], now: Timestamp) -> Vec<PodCondition> {
+    let containers = containers_ready(facts);
+    let own = [
+        ("PodScheduled", None),
+        ("Initialized", initialized(facts)),
+        ("ContainersReady", containers.clone()),
+        ("Ready", containers.or_else(|| missing_gate(facts.spec, before))),
+    ];
+    let mut all: Vec<_> = own.iter().map(|(type_, why)| condition(type_, why, before, now)).collect();
+    all.extend(before.iter().filter(|c| own.iter().all(|(type_, _)| c.type_ != *type_)).cloned());
+    all
+}
+
+fn condition(type_: &str, why: &Why, before: &[PodCondition], now: Timestamp) -> PodCondition {
+    let status = if why.is_none() { "True" } else { "False" };
+    let same = before.iter().find(|c| c.type_ == type_ && c.status == status);
+    PodCondition {
+        type_: type_.into(),
+        status: status.into(),
+        reason: why.as_ref().map(|(reason, _)| (*reason).to_owned()),
+        message: why.as_ref().map(|(_, message)| message.clone()).filter(|m| !m.is_empty()),
+        last_transition_time: same.and_then(|c| c.last_transition_time.clone()).or(Some(Time(now))),
+        ..Default::default()
+    }
+}
+
+fn initialized(facts: &Facts<'_>) -> Why {
+    let names = unready(facts.init);
+    (!facts.initialized).then(|| ("ContainersNotInitialized", format!("init containers not done: {names}")))
+}
+
+fn containers_ready(facts: &Facts<'_>) -> Why {
+    if facts.verdict.phase == "Succeeded" {
+        return Some(("PodCompleted", String::new()));
+    }
+    if facts.verdict.phase == "Failed" {
+        return Some(("PodFailed", String::new()));
+    }
+    if facts.deleting {
+        return Some(("PodTerminating", "the pod is being deleted".into()));
+    }
+    let names = unready(facts.main);
+    (!names.is_empty()).then(|| ("ContainersNotReady", format!("containers not ready: {names}")))
+}
+
+fn missing_gate(spec: &PodSpec, before: &[PodCondition]) -> Why {
+    let open = |type_: &str| before.iter().any(|c| c.type_ == type_ && c.status == "True");
+    let gate = spec.readiness_gates.iter().flatten().find(|g| !open(&g.condition_type))?;
+    Some(("ReadinessGatesNotReady", format!("the readiness gate {} is not True", gate.condition_type)))
+}
+
+fn unready(containers: &[ContainerStatus]) -> String {
+    containers.iter().filter(|c| !c.ready).map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ")
+}

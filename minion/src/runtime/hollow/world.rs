@@ -1,0 +1,213 @@
+//! The state of a hollow engine: containers, images, listeners, faults.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use super::{
+    super::{Container, ContainerId, ContainerSpec, InfraSpec, RuntimeError, RuntimeEvent, State, labels},
+    Call, Script,
+};
+
+/// A container and what it does.
+#[derive(Debug, Clone)]
+pub(super) struct Process {
+    pub(super) container: Container,
+    pub(super) script: Script,
+    /// Counts its starts.
+    pub(super) run: u64,
+    name: String,
+    ports: Vec<u16>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct World {
+    pub(super) containers: BTreeMap<ContainerId, Process>,
+    /// Images that are not here, and whether a pull gets them.
+    pub(super) missing: BTreeMap<String, bool>,
+    pub(super) calls: BTreeMap<Call, u64>,
+    /// How often a call is still to fail, and whether it does its work first.
+    pub(super) faults: BTreeMap<Call, (u32, bool)>,
+    listeners: Vec<Listener>,
+    created: u64,
+    unreachable: bool,
+    losing: bool,
+}
+
+#[derive(Debug)]
+struct Listener {
+    sender: mpsc::Sender<RuntimeEvent>,
+    /// It missed something and was not told yet.
+    gap: bool,
+}
+
+impl World {
+    pub(super) fn enter(&mut self, call: Call) -> Result<(), RuntimeError> {
+        *self.calls.entry(call).or_default() += 1;
+        if self.unreachable {
+            return Err(RuntimeError::Unreachable { socket: "hollow".into(), cause: "Connection refused".into() });
+        }
+        match self.fault(call, false) {
+            true => Err(RuntimeError::Refused(format!("{call:?} was made to fail"))),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn leave(&mut self, call: Call) -> Result<(), RuntimeError> {
+        match self.fault(call, true) {
+            true => Err(RuntimeError::Timeout { what: format!("{call:?}"), seconds: 0 }),
+            false => Ok(()),
+        }
+    }
+
+    fn fault(&mut self, call: Call, worked: bool) -> bool {
+        match self.faults.get_mut(&call) {
+            Some((times, after)) if *times > 0 && *after == worked => {
+                *times -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn running(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        match self.containers.get(id) {
+            Some(p) if matches!(p.container.state, State::Running { .. }) => Ok(()),
+            Some(_) => Err(RuntimeError::Refused(format!("container {id} is not running"))),
+            None => Err(RuntimeError::NotFound(id.0.clone())),
+        }
+    }
+
+    pub(super) fn create_infra(&mut self, spec: &InfraSpec, now: Timestamp) -> Result<ContainerId, RuntimeError> {
+        let ports: Vec<_> = spec.ports.iter().map(|p| p.host_port).collect();
+        let running = self.containers.values().filter(|p| matches!(p.container.state, State::Running { .. }));
+        if let Some(port) = running.flat_map(|p| &p.ports).find(|port| ports.contains(port)) {
+            return Err(RuntimeError::PortTaken(port.to_string()));
+        }
+        let script = Script { lives: None, ..Script::default() };
+        let id = self.insert(&spec.name, &spec.labels, "coracle-infra", script, now)?;
+        if let Some(process) = self.containers.get_mut(&id) {
+            process.ports = ports;
+        }
+        Ok(id)
+    }
+
+    pub(super) fn create(&mut self, spec: &ContainerSpec, now: Timestamp) -> Result<ContainerId, RuntimeError> {
+        if self.missing.contains_key(&spec.image) {
+            return Err(RuntimeError::NotFound(format!("image {}", spec.image)));
+        }
+        if let Some(infra) = &spec.infra {
+            self.running(infra)?;
+        }
+        let script = Script::parse(spec.entrypoint.as_deref(), spec.cmd.as_deref());
+        self.insert(&spec.name, &spec.labels, &spec.image, script, now)
+    }
+
+    fn insert(
+        &mut self,
+        name: &str,
+        own: &BTreeMap<String, String>,
+        image: &str,
+        script: Script,
+        now: Timestamp,
+    ) -> Result<ContainerId, RuntimeError> {
+        if self.containers.values().any(|p| p.name == name) {
+            return Err(RuntimeError::NameTaken(name.to_owned()));
+        }
+        self.created += 1;
+        let id = ContainerId(format!("{:064x}", self.created));
+        let label = |key: &str| own.get(key).cloned().unwrap_or_default();
+        let container = Container {
+            id: id.clone(),
+            pod_uid: label(labels::POD_UID),
+            pod_name: label(labels::POD_NAME),
+            pod_namespace: label(labels::POD_NAMESPACE),
+            name: label(labels::CONTAINER),
+            hash: label(labels::HASH),
+            attempt: label(labels::ATTEMPT).parse().unwrap_or(0),
+            image: image.to_owned(),
+            image_id: format!("sha256:{image}"),
+            created_at: now,
+            state: State::Created,
+            ip: None,
+        };
+        let process = Process { container, script, run: 0, name: name.to_owned(), ports: Vec::new() };
+        self.containers.insert(id.clone(), process);
+        self.announce(&id);
+        Ok(id)
+    }
+
+    /// Starts a container. `None` if it runs already.
+    pub(super) fn launch(&mut self, id: &ContainerId, now: Timestamp) -> Result<Option<(u64, Script)>, RuntimeError> {
+        let number = u32::try_from(self.created % 0xffff).unwrap_or(0);
+        let process = self.containers.get_mut(id).ok_or_else(|| RuntimeError::NotFound(id.0.clone()))?;
+        if matches!(process.container.state, State::Running { .. }) {
+            return Ok(None);
+        }
+        process.container.state = State::Running { started_at: now };
+        if process.container.name == labels::INFRA {
+            let address = u32::from(Ipv4Addr::new(10, 244, 0, 2)).wrapping_add(number);
+            process.container.ip = Some(IpAddr::V4(address.into()));
+        }
+        process.run += 1;
+        let started = (process.run, process.script.clone());
+        self.announce(id);
+        Ok(Some(started))
+    }
+
+    pub(super) fn exit(&mut self, id: &ContainerId, code: i32, now: Timestamp) {
+        let Some(process) = self.containers.get_mut(id) else { return };
+        let State::Running { started_at } = process.container.state else { return };
+        let (oom_killed, error) = (false, String::new());
+        process.container.state = State::Exited { code, oom_killed, started_at, finished_at: now, error };
+        process.container.ip = None;
+        self.announce(id);
+    }
+
+    pub(super) fn remove(&mut self, id: &ContainerId) {
+        if let Some(process) = self.containers.remove(id) {
+            self.send(&RuntimeEvent::Changed { pod_uid: process.container.pod_uid, id: id.clone() });
+        }
+    }
+
+    fn announce(&mut self, id: &ContainerId) {
+        let Some(process) = self.containers.get(id) else { return };
+        let event = RuntimeEvent::Changed { pod_uid: process.container.pod_uid.clone(), id: id.clone() };
+        self.send(&event);
+    }
+
+    pub(super) fn listen(&mut self, sender: mpsc::Sender<RuntimeEvent>) {
+        let gap = sender.try_send(RuntimeEvent::Gap).is_err();
+        self.listeners.push(Listener { sender, gap });
+    }
+
+    pub(super) fn set_reachable(&mut self, reachable: bool) {
+        self.unreachable = !reachable;
+        let event = if reachable { RuntimeEvent::Gap } else { RuntimeEvent::Unreachable("Connection refused".into()) };
+        self.send(&event);
+    }
+
+    pub(super) fn lose_events(&mut self, lose: bool) {
+        self.losing = lose;
+        if !lose {
+            self.send(&RuntimeEvent::Gap);
+        }
+    }
+
+    fn send(&mut self, event: &RuntimeEvent) {
+        if self.losing {
+            return;
+        }
+        self.listeners.retain_mut(|listener| {
+            if listener.gap && listener.sender.try_send(RuntimeEvent::Gap).is_ok() {
+                listener.gap = false;
+            }
+            listener.gap |= listener.sender.try_send(event.clone()).is_err();
+            !listener.sender.is_closed()
+        });
+    }
+}
