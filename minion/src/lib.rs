@@ -10,6 +10,7 @@
 
 mod feed;
 pub mod minion;
+pub mod network;
 pub mod node;
 pub mod pods;
 pub mod probes;

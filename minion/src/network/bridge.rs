@@ -1,0 +1,219 @@
+//! The engine's side of the pod network: one Docker bridge network for each cluster.
+//!
+//! Invariant: only a network that carries the cluster's label is ever removed, and never one that
+//! has containers.
+
+use std::{collections::HashMap, future::Future, time::Duration};
+
+use bollard::{
+    Docker,
+    errors::Error,
+    models::{Ipam, IpamConfig, Network, NetworkCreateRequest, NetworkInspect},
+};
+use ipnet::Ipv4Net;
+
+use super::{NetworkConfig, NetworkError, bridge_name, cidr::UsedCidr, network_name};
+use crate::runtime::labels;
+
+const READ_LIMIT: Duration = Duration::from_secs(10);
+const CHANGE_LIMIT: Duration = Duration::from_secs(60);
+const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
+
+/// What to do about the network that the engine has.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Adopt,
+    Replace,
+}
+
+/// Makes the cluster's network exist as `config` says. `used` are the ranges of the host.
+pub(super) async fn ensure(docker: &Docker, config: &NetworkConfig, used: &[UsedCidr]) -> Result<(), NetworkError> {
+    let name = network_name(&config.cluster_id);
+    if let Some(found) = inspect(docker, &name).await? {
+        match judge(config, &found)? {
+            Verdict::Adopt => return Ok(()),
+            Verdict::Replace => remove_by_name(docker, &name).await?,
+        }
+    }
+    let networks = call("listing networks", READ_LIMIT, docker.list_networks(None)).await?;
+    check_ranges(config, &networks, used)?;
+    let created = call(&format!("creating network {name}"), CHANGE_LIMIT, docker.create_network(request(config))).await;
+    match created {
+        Ok(_) => Ok(()),
+        // Made meanwhile by another minion of this cluster on the engine.
+        Err(NetworkError::Engine { source, .. }) if status(&source) == Some(409) => match inspect(docker, &name).await?
+        {
+            Some(found) if judge(config, &found)? == Verdict::Adopt => Ok(()),
+            _ => Err(NetworkError::Engine { what: format!("creating network {name}"), source }),
+        },
+        Err(e) => Err(e),
+    }
+}
+
+/// How many containers are on the cluster's network; `None` where there is no network.
+pub(super) async fn containers(docker: &Docker, cluster_id: &str) -> Result<Option<usize>, NetworkError> {
+    Ok(inspect(docker, &network_name(cluster_id)).await?.map(|n| n.containers.map_or(0, |c| c.len())))
+}
+
+/// Removes the cluster's network; gone already is success.
+pub(super) async fn remove(docker: &Docker, cluster_id: &str) -> Result<(), NetworkError> {
+    let name = network_name(cluster_id);
+    match inspect(docker, &name).await? {
+        None => Ok(()),
+        Some(found) if !is_ours(&found, cluster_id) => Err(NetworkError::NotOurs(name)),
+        Some(_) => remove_by_name(docker, &name).await,
+    }
+}
+
+async fn remove_by_name(docker: &Docker, name: &str) -> Result<(), NetworkError> {
+    let removed = call(&format!("removing network {name}"), CHANGE_LIMIT, docker.remove_network(name)).await;
+    match removed {
+        Err(NetworkError::Engine { source, .. }) if status(&source) == Some(404) => Ok(()),
+        other => other,
+    }
+}
+
+async fn inspect(docker: &Docker, name: &str) -> Result<Option<NetworkInspect>, NetworkError> {
+    match call(&format!("inspecting network {name}"), READ_LIMIT, docker.inspect_network(name, None)).await {
+        Ok(found) => Ok(Some(found)),
+        Err(NetworkError::Engine { source, .. }) if status(&source) == Some(404) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn judge(config: &NetworkConfig, found: &NetworkInspect) -> Result<Verdict, NetworkError> {
+    let network = network_name(&config.cluster_id);
+    if !is_ours(found, &config.cluster_id) {
+        return Err(NetworkError::NotOurs(network));
+    }
+    let subnets = subnets(found.ipam.as_ref());
+    let option = |key: &str| found.options.as_ref().and_then(|o| o.get(key)).map(String::as_str);
+    let right = subnets == [config.pod_cidr] && option(BRIDGE_NAME) == Some(&bridge_name(&config.cluster_id));
+    let containers = found.containers.as_ref().map_or(0, HashMap::len);
+    match (right, containers) {
+        (true, _) => Ok(Verdict::Adopt),
+        (false, 0) => Ok(Verdict::Replace),
+        (false, containers) => {
+            let subnet = subnets.first().map_or_else(|| "no range".into(), ToString::to_string);
+            Err(NetworkError::InUse { network, subnet, wanted: config.pod_cidr, containers })
+        }
+    }
+}
+
+fn is_ours(found: &NetworkInspect, cluster_id: &str) -> bool {
+    found.labels.as_ref().and_then(|l| l.get(labels::CLUSTER)).is_some_and(|id| id == cluster_id)
+}
+
+fn subnets(ipam: Option<&Ipam>) -> Vec<Ipv4Net> {
+    let configs = ipam.and_then(|i| i.config.as_deref()).unwrap_or_default();
+    configs.iter().filter_map(|c| c.subnet.as_deref()?.parse().ok()).collect()
+}
+
+/// Refuses ranges that would cut something off.
+fn check_ranges(config: &NetworkConfig, networks: &[Network], used: &[UsedCidr]) -> Result<(), NetworkError> {
+    let own = network_name(&config.cluster_id);
+    let of_docker = networks.iter().filter(|n| n.name.as_deref() != Some(&own)).flat_map(|n| {
+        let by = format!("Docker network {}", n.name.as_deref().unwrap_or_default());
+        subnets(n.ipam.as_ref()).into_iter().map(move |cidr| UsedCidr { cidr, by: by.clone() })
+    });
+    // Docker's networks come first: their names say more than those of their bridges.
+    let used: Vec<_> = of_docker.chain(used.iter().cloned()).collect();
+    super::check_free("--pod-cidr", config.pod_cidr, &used)?;
+    super::check_free("--service-cidr", config.service_cidr, &used)
+}
+
+fn request(config: &NetworkConfig) -> NetworkCreateRequest {
+    let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+    let range = IpamConfig {
+        subnet: Some(config.pod_cidr.to_string()),
+        gateway: Some(config.gateway().addr().to_string()),
+        ..Default::default()
+    };
+    NetworkCreateRequest {
+        name: network_name(&config.cluster_id),
+        driver: Some("bridge".into()),
+        ipam: Some(Ipam { driver: Some("default".into()), config: Some(vec![range]), options: None }),
+        options: Some(pairs(&[
+            (BRIDGE_NAME, &bridge_name(&config.cluster_id)),
+            ("com.docker.network.bridge.enable_icc", "true"),
+            ("com.docker.network.bridge.enable_ip_masquerade", "true"),
+        ])),
+        labels: Some(pairs(&[(labels::CLUSTER, &config.cluster_id), (labels::NODE, &config.node)])),
+        ..Default::default()
+    }
+}
+
+async fn call<T>(
+    what: &str,
+    limit: Duration,
+    request: impl Future<Output = Result<T, Error>>,
+) -> Result<T, NetworkError> {
+    match tokio::time::timeout(limit, request).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(source)) => Err(NetworkError::Engine { what: what.to_owned(), source: Box::new(source) }),
+        Err(_) => Err(NetworkError::EngineTimeout { what: what.to_owned(), seconds: limit.as_secs() }),
+    }
+}
+
+fn status(error: &Error) -> Option<u16> {
+    match error {
+        Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> NetworkConfig {
+        NetworkConfig {
+            cluster_id: "0a1b2c3d".into(),
+            node: "n1".into(),
+            pod_cidr: "10.244.3.0/24".parse().unwrap(),
+            service_cidr: "10.0.0.0/16".parse().unwrap(),
+        }
+    }
+
+    fn found(subnet: &str, cluster: &str, containers: usize) -> NetworkInspect {
+        let made = request(&NetworkConfig { pod_cidr: subnet.parse().unwrap(), ..config() });
+        NetworkInspect {
+            ipam: made.ipam,
+            options: made.options,
+            labels: Some(HashMap::from([(labels::CLUSTER.to_owned(), cluster.to_owned())])),
+            containers: Some((0..containers).map(|i| (i.to_string(), Default::default())).collect()),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_right_network_is_adopted_and_a_wrong_one_replaced_only_when_unused() {
+        let check = |found: NetworkInspect, expected: Result<Verdict, &str>| {
+            let got = judge(&config(), &found).map_err(|e| e.to_string());
+            match expected {
+                Ok(verdict) => assert_eq!(got, Ok(verdict)),
+                Err(part) => assert!(got.as_ref().unwrap_err().contains(part), "{got:?}"),
+            }
+        };
+        check(found("10.244.3.0/24", "0a1b2c3d", 4), Ok(Verdict::Adopt));
+        check(found("10.244.9.0/24", "0a1b2c3d", 0), Ok(Verdict::Replace));
+        check(found("10.244.9.0/24", "0a1b2c3d", 2), Err("2 container(s) use it"));
+        check(found("10.244.9.0/24", "0a1b2c3d", 2), Err("--pod-cidr 10.244.9.0/24"));
+        check(found("10.244.3.0/24", "ffffffff", 0), Err("docker network rm coracle-0a1b2c3d"));
+    }
+
+    #[test]
+    fn an_overlap_is_refused_with_both_names_and_the_flag() {
+        let other = Network { name: Some("lan".into()), ipam: request(&config()).ipam, ..Default::default() };
+        let error = check_ranges(&config(), &[other], &[]).unwrap_err().to_string();
+        assert!(error.starts_with("--pod-cidr 10.244.3.0/24 overlaps 10.244.3.0/24 of Docker network lan"), "{error}");
+
+        let lan = UsedCidr { cidr: "10.0.7.0/24".parse().unwrap(), by: "interface eth0".into() };
+        let error = check_ranges(&config(), &[], &[lan]).unwrap_err().to_string();
+        assert!(error.starts_with("--service-cidr 10.0.0.0/16 overlaps 10.0.7.0/24 of interface eth0"), "{error}");
+
+        let own =
+            Network { name: Some("coracle-0a1b2c3d".into()), ipam: request(&config()).ipam, ..Default::default() };
+        assert!(check_ranges(&config(), &[own], &[]).is_ok());
+    }
+}

@@ -1,0 +1,294 @@
+//! The pod network of one node: a Docker bridge network on the node's pod range, and the route
+//! that makes the service range reachable (and unable to leave the host).
+//!
+//! Owns the Docker network `coracle-<cluster>`, its bridge `cor-<cluster>` and what is set on that
+//! bridge. Owns no packet filter rule; those are the proxy's and Docker's. Routes to other nodes
+//! are not made here.
+//!
+//! Invariant: the service range is routed onto the bridge, never off the host. A connection from
+//! the host to a portal therefore has a route and the bridge's address as its source even on a
+//! machine without a default route.
+
+mod bridge;
+mod cidr;
+mod error;
+mod link;
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use bollard::Docker;
+use futures_util::StreamExt;
+use ipnet::Ipv4Net;
+use rtnetlink::MulticastGroup;
+use tokio::{task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+pub use cidr::{UsedCidr, free_cidr, overlap, pod_candidates, service_candidates, used_cidrs};
+pub use error::NetworkError;
+use link::{Desired, Links};
+
+/// Least time between two checks, so that a storm of link events costs little.
+const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// Time to the next check when no event comes: the net below lost events.
+const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(10);
+/// Time to the next try after a failed one.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// The largest prefix that leaves room for a gateway and pods.
+const POD_PREFIX_MAX: u8 = 29;
+
+/// Name of the cluster's Docker network.
+pub fn network_name(cluster_id: &str) -> String {
+    format!("coracle-{cluster_id}")
+}
+
+/// Name of the cluster's bridge; with an id of 8 digits it fits the kernel's 15 characters.
+pub fn bridge_name(cluster_id: &str) -> String {
+    format!("cor-{cluster_id}")
+}
+
+/// What the node's pod network must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// The cluster's id: 8 hex digits.
+    pub cluster_id: String,
+    /// The node's name, for the label.
+    pub node: String,
+    /// The node's part of the cluster's pod range.
+    pub pod_cidr: Ipv4Net,
+    /// The cluster's service range.
+    pub service_cidr: Ipv4Net,
+}
+
+impl NetworkConfig {
+    /// The bridge's address: the first of the pod range, with its prefix.
+    pub fn gateway(&self) -> Ipv4Net {
+        let first = Ipv4Addr::from(u32::from(self.pod_cidr.network()).saturating_add(1));
+        Ipv4Net::new(first, self.pod_cidr.prefix_len()).unwrap_or(self.pod_cidr)
+    }
+
+    fn desired(&self) -> Desired {
+        Desired {
+            bridge: bridge_name(&self.cluster_id),
+            gateway: self.gateway(),
+            service_cidr: self.service_cidr.trunc(),
+        }
+    }
+
+    fn check(&self) -> Result<(), NetworkError> {
+        if self.pod_cidr.prefix_len() > POD_PREFIX_MAX {
+            return Err(NetworkError::TooSmall(self.pod_cidr));
+        }
+        let services = UsedCidr { cidr: self.service_cidr, by: "the services (--service-cidr)".into() };
+        check_free("--pod-cidr", self.pod_cidr, &[services])
+    }
+}
+
+fn check_free(flag: &'static str, cidr: Ipv4Net, used: &[UsedCidr]) -> Result<(), NetworkError> {
+    match used.iter().find(|u| overlap(&u.cidr, &cidr)) {
+        Some(u) => Err(NetworkError::Overlap { flag, cidr, other: u.cidr, by: u.by.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// The node's pod network, kept as configured until this is shut down or dropped. The network
+/// itself stays, so that running pods keep theirs.
+#[derive(Debug)]
+pub struct PodNetwork {
+    config: NetworkConfig,
+    stop: CancellationToken,
+    keeper: Option<JoinHandle<()>>,
+}
+
+impl PodNetwork {
+    /// Makes the network exist and starts to keep it so: adopts it if it is right, replaces it if
+    /// it is wrong and unused, and restores within a second what someone (or a restart of the
+    /// engine) takes away.
+    ///
+    /// # Errors
+    ///
+    /// Ranges that overlap something, a network that is not ours or in use with other addresses,
+    /// an engine or kernel that refuses.
+    pub async fn ensure(docker: &Docker, config: NetworkConfig) -> Result<Self, NetworkError> {
+        let config =
+            NetworkConfig { pod_cidr: config.pod_cidr.trunc(), service_cidr: config.service_cidr.trunc(), ..config };
+        config.check()?;
+        let links = Links::open()?;
+        // Subscribed first, so that nothing is missed between the first check and the watch.
+        let (connection, _, events) = rtnetlink::new_multicast_connection(&[
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv4Route,
+        ])?;
+        let connection = tokio::spawn(connection);
+        let keeper = Keeper { docker: docker.clone(), config: config.clone(), links };
+        keeper.restore_network().await?;
+        keeper.check().await?;
+        tracing::info!(network = network_name(&config.cluster_id), cidr = %config.pod_cidr, "pod network ready");
+
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            keeper.run(events.map(drop), stopped).await;
+            connection.abort();
+        });
+        Ok(Self { config, stop, keeper: Some(task) })
+    }
+
+    /// Name of the Docker network, for containers.
+    pub fn name(&self) -> String {
+        network_name(&self.config.cluster_id)
+    }
+
+    /// Name of the bridge.
+    pub fn bridge(&self) -> String {
+        bridge_name(&self.config.cluster_id)
+    }
+
+    /// The node's address on the bridge.
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.config.gateway().addr()
+    }
+
+    /// Stops keeping the network; it stays as it is.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        if let Some(keeper) = self.keeper.take() {
+            if let Err(error) = keeper.await {
+                tracing::warn!(error = %error, "the keeper of the pod network failed");
+            }
+        }
+    }
+}
+
+impl Drop for PodNetwork {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Removes the cluster's network, with its bridge and routes, for a reset. Its containers must
+/// have been removed before. Gone already is success.
+pub async fn remove(docker: &Docker, cluster_id: &str) -> Result<(), NetworkError> {
+    bridge::remove(docker, cluster_id).await
+}
+
+/// The task that compares and restores.
+#[derive(Debug)]
+struct Keeper {
+    docker: Docker,
+    config: NetworkConfig,
+    links: Links,
+}
+
+impl Keeper {
+    /// Makes the engine have the network.
+    async fn restore_network(&self) -> Result<(), NetworkError> {
+        let used = used_cidrs(Some(&self.config.cluster_id)).await?;
+        bridge::ensure(&self.docker, &self.config, &used).await?;
+        self.check_services_free(&used)
+    }
+
+    /// An adopted network is not compared with the host again, but the service route may be new.
+    fn check_services_free(&self, used: &[UsedCidr]) -> Result<(), NetworkError> {
+        check_free("--service-cidr", self.config.service_cidr, used)
+    }
+
+    /// Compares once and restores what is missing.
+    async fn check(&self) -> Result<(), NetworkError> {
+        let desired = self.config.desired();
+        let observed = match self.links.observe(&desired).await? {
+            Some(observed) => observed,
+            None => {
+                self.restore_bridge().await?;
+                let lost = || NetworkError::NotOurs(network_name(&self.config.cluster_id));
+                self.links.observe(&desired).await?.ok_or_else(lost)?
+            }
+        };
+        for step in link::plan(&desired, &observed) {
+            tracing::debug!(bridge = desired.bridge, step = ?step, "setting the pod network right");
+            self.links.apply(&desired, observed.index, &step).await?;
+        }
+        Ok(())
+    }
+
+    /// The bridge is not there. Docker makes it with the network, and mends it only at its start.
+    async fn restore_bridge(&self) -> Result<(), NetworkError> {
+        let id = &self.config.cluster_id;
+        tracing::warn!(bridge = bridge_name(id), "the bridge of the pod network is gone, restoring it");
+        match bridge::containers(&self.docker, id).await? {
+            Some(0) => bridge::remove(&self.docker, id).await?,
+            Some(containers) => {
+                return Err(NetworkError::BridgeLost {
+                    bridge: bridge_name(id),
+                    network: network_name(id),
+                    containers,
+                });
+            }
+            None => {}
+        }
+        self.restore_network().await
+    }
+
+    async fn run(self, events: impl futures_util::Stream<Item = ()>, stop: CancellationToken) {
+        let mut events = std::pin::pin!(events);
+        let mut next = Instant::now() + CHECK_INTERVAL_MAX;
+        let mut failing = false;
+        let mut listening = true;
+        loop {
+            // All arms are cancel-safe: a token, a stream's `next` and a sleep keep no progress.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                event = events.next(), if listening => {
+                    listening = event.is_some();
+                    next = next.min(Instant::now() + if failing { RETRY_INTERVAL } else { CHECK_INTERVAL_MIN });
+                    continue;
+                }
+                () = tokio::time::sleep_until(next) => {}
+            }
+            let result = self.check().await;
+            next = Instant::now() + if result.is_ok() { CHECK_INTERVAL_MAX } else { RETRY_INTERVAL };
+            match result {
+                Ok(()) => failing = false,
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(error = %error, cause, "the pod network is not as it must be; retrying");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(pod: &str, service: &str) -> NetworkConfig {
+        NetworkConfig {
+            cluster_id: "0a1b2c3d".into(),
+            node: "n".into(),
+            pod_cidr: pod.parse().unwrap(),
+            service_cidr: service.parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn names_fit_the_kernel() {
+        assert_eq!(bridge_name("0a1b2c3d"), "cor-0a1b2c3d");
+        assert!(bridge_name("0a1b2c3d").len() <= 15);
+        assert_eq!(config("10.244.3.0/24", "10.0.0.0/16").gateway(), "10.244.3.1/24".parse().unwrap());
+    }
+
+    #[test]
+    fn ranges_that_cannot_work_are_refused_before_anything_is_made() {
+        let check = |pod: &str, service: &str, expected: Option<&str>| {
+            let error = config(pod, service).check().err().map(|e| e.to_string());
+            assert_eq!(error.is_some(), expected.is_some(), "{error:?}");
+            assert!(error.unwrap_or_default().contains(expected.unwrap_or_default()));
+        };
+        check("10.244.3.0/24", "10.0.0.0/16", None);
+        check("10.244.3.0/30", "10.0.0.0/16", Some("/29 or larger"));
+        check("10.0.3.0/24", "10.0.0.0/16", Some("overlaps 10.0.0.0/16 of the services"));
+    }
+}
