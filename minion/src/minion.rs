@@ -23,6 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     feed,
+    network::{NetworkConfig, NetworkError, PodNetwork, network_name},
     node::{
         Backoff,
         cluster::ClusterFacts,
@@ -93,6 +94,9 @@ pub enum StartError {
     /// The master refused, or its address is none.
     #[error(transparent)]
     Master(ClientError),
+    /// The pod network can't be made.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The master did not come, or did not allot a pod network.
     #[error("{what} took longer than {seconds} s{cause}")]
     Timeout {
@@ -112,6 +116,7 @@ pub struct Minion {
     cluster_id: String,
     pod_cidr: Ipv4Net,
     parts: Parts,
+    network: Option<PodNetwork>,
     synced: Vec<watch::Receiver<bool>>,
     _lock: DirLock,
 }
@@ -139,10 +144,17 @@ impl Minion {
         deadline.retry("registering the node", || registration.ensure(None)).await?;
         let pod_cidr = deadline.wait("waiting for the node's pod network", registration.pod_cidr()).await?;
 
+        let network = NetworkConfig {
+            cluster_id: cluster.cluster_id.clone(),
+            node: name.clone(),
+            pod_cidr,
+            service_cidr: cluster.service_cidr,
+        };
+        let network = PodNetwork::ensure(engine.docker(), network).await?;
         let docker = DockerConfig {
             cluster: cluster.cluster_id.clone(),
             node: name.clone(),
-            network: format!("coracle-{}", cluster.cluster_id),
+            network: network_name(&cluster.cluster_id),
         };
         let runtime = Arc::new(DockerRuntime::new(engine, docker).await?);
 
@@ -176,7 +188,15 @@ impl Minion {
             tunnel::run(client.transport().clone(), name.clone(), server, parts.tasks.clone(), parts.token());
         parts.run("tunnel", tunnelling);
         tracing::info!(node = name, %address, %pod_cidr, cluster = cluster.cluster_id, "the minion runs");
-        Ok(Self { name, cluster_id: cluster.cluster_id, pod_cidr, parts, synced: Vec::new(), _lock: lock })
+        Ok(Self {
+            name,
+            cluster_id: cluster.cluster_id,
+            pod_cidr,
+            parts,
+            network: Some(network),
+            synced: Vec::new(),
+            _lock: lock,
+        })
     }
 
     /// The node's name.
@@ -221,10 +241,17 @@ impl Minion {
     }
 
     /// Stops the minion; its pods keep running. Takes less than a second.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(mut self) {
         self.parts.shutdown.cancel();
         self.parts.tasks.close();
-        if tokio::time::timeout(SHUTDOWN_LIMIT, self.parts.tasks.wait()).await.is_err() {
+        let network = self.network.take();
+        let ended = async {
+            if let Some(network) = network {
+                network.shutdown().await;
+            }
+            self.parts.tasks.wait().await;
+        };
+        if tokio::time::timeout(SHUTDOWN_LIMIT, ended).await.is_err() {
             tracing::warn!(tasks = self.parts.tasks.len(), "the minion ends without waiting for its last tasks");
         }
         tracing::info!(node = self.name, "the minion has stopped; its pods keep running");

@@ -16,6 +16,7 @@ use bollard::query_parameters::{
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::{
+    network::{self, NetworkError},
     record::{DirLock, Record, RecordError},
     runtime::{RuntimeError, docker::Engine, infra, labels},
 };
@@ -55,6 +56,9 @@ pub enum ResetError {
     /// The engine is not there or refused.
     #[error(transparent)]
     Engine(#[from] RuntimeError),
+    /// The network is not the cluster's, or will not go.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The directory is in use or can't be changed.
     #[error(transparent)]
     Directory(#[from] RecordError),
@@ -146,14 +150,11 @@ async fn remove_containers(engine: &Engine, cluster_id: &str) -> Result<usize, R
     Ok(count)
 }
 
-async fn remove_networks(engine: &Engine, cluster_id: &str) -> Result<usize, RuntimeError> {
+async fn remove_networks(engine: &Engine, cluster_id: &str) -> Result<usize, ResetError> {
     let options = ListNetworksOptionsBuilder::default().filters(&of_cluster(cluster_id)).build();
     let found = engine.read("listing", "networks", engine.docker().list_networks(Some(options))).await?;
-    let ids: Vec<String> = found.into_iter().filter_map(|n| n.id).collect();
-    for id in &ids {
-        absent_is_done(engine.change("removing network", id, engine.docker().remove_network(id)).await)?;
-    }
-    Ok(ids.len())
+    network::remove(engine.docker(), cluster_id).await?;
+    Ok(found.len())
 }
 
 /// The infra image is shared by the clusters of a host; the engine refuses while one uses it.

@@ -26,7 +26,7 @@ use futures_util::{FutureExt, TryStreamExt};
 use tokio::{net::UnixListener, task::JoinHandle};
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
-const NODE: &str = "test-node";
+pub(crate) const NODE: &str = "test-node";
 
 /// A place for one test.
 pub(crate) struct Bench {

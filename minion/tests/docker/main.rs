@@ -12,10 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bench::{Bench, DEADLINE, eventually, with_engine};
+use bench::{Bench, DEADLINE, NODE, eventually, with_engine};
 use bytes::Bytes;
 use coracle_minion::runtime::{
-    ExecOutput, ExecQuery, LogQuery, PublishedPort, Runtime, RuntimeError, RuntimeEvent, State, docker::Engine, infra,
+    ExecOutput, ExecQuery, LogQuery, PublishedPort, Runtime, RuntimeError, RuntimeEvent, State, contract,
+    docker::Engine, infra,
 };
 use tokio::sync::mpsc;
 
@@ -44,6 +45,15 @@ async fn text(mut log: mpsc::Receiver<Bytes>) -> String {
         all.extend_from_slice(&piece);
     }
     String::from_utf8(all).unwrap()
+}
+
+#[tokio::test]
+async fn the_runtime_keeps_the_contract() {
+    with_engine(async |b: &Bench| {
+        let fixture = contract::Fixture::new(&b.image, &b.cluster, NODE);
+        contract::check(&*b.runtime, &fixture).await.unwrap();
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -62,8 +62,7 @@ fn taken_port(message: &str) -> Option<String> {
         let start = message.find(p)? + p.len();
         Some(&message[start..])
     });
-    // An IPv6 address may come before the port: the port is the first number of four digits'
-    // worth after the last of the leading colons.
+    // Behind the address, which has no part between colons that is a plain number.
     let port = address.and_then(|text| {
         let text = text.trim_start_matches(['4', '6', ' ']).trim_start_matches("for ");
         let word = text.split([' ', '/']).next()?;
