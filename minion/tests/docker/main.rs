@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+mod pull;
 mod reset;
 mod tunnel;
 
@@ -204,17 +205,6 @@ async fn a_taken_port_is_named_and_the_pod_can_be_tried_again() {
         second.ports.clone_from(&spec.ports);
         let taken = b.runtime.run_infra(&second).await;
         assert!(matches!(taken, Err(RuntimeError::PortTaken(ref p)) if *p == port.to_string()), "{taken:?}");
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn an_image_that_can_not_be_pulled_says_so() {
-    with_engine(async |b: &Bench| {
-        let (tx, _rx) = mpsc::channel(16);
-        // Nothing listens there: the engine refuses at once.
-        let error = b.runtime.pull("127.0.0.1:1/coracle/none:1", tx).await.unwrap_err();
-        assert!(matches!(error, RuntimeError::Image(ref text) if text.contains("127.0.0.1:1")), "{error:?}");
     })
     .await;
 }
