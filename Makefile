@@ -17,9 +17,9 @@ demo: ## the article, start to finish, on this machine
 
 test: ## all tests: unit, property, and whole clusters on the local Docker engine
 	@scripts/require.sh build docker images proxy
-	@$(CARGO) build --locked --workspace --bins
+	@$(CARGO) build --locked --release --bin coracle
 	@examples/build-images.sh
-	@scripts/test.sh --workspace
+	@CORACLE=$(CURDIR)/target/release/coracle scripts/test.sh --workspace
 
 test-unit: ## the tests that need nothing but Rust
 	@scripts/require.sh build

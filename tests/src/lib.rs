@@ -1,1 +1,229 @@
-//! x
+//! What the whole-system tests share: a cluster of its own for each test, on the real engine.
+//!
+//! A [`Cluster`] is a `coracle up` process with its own data directory, port and address ranges.
+//! Dropping it, also in a panic, stops the process and removes every trace with `coracle reset`.
+
+pub mod docker;
+pub mod measure;
+pub mod tables;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU8, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// How long anything that must happen may take on a loaded machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The folder of the workspace.
+pub fn root() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests).to_owned()
+}
+
+/// The binary under test: the one that `CORACLE` names, else the release build, which is what
+/// users run.
+pub fn coracle() -> PathBuf {
+    std::env::var_os("CORACLE").map_or_else(|| root().join("target/release/coracle"), PathBuf::from)
+}
+
+/// Waits until `check` gives a value, polling; fails with `what` after [`PATIENCE`].
+pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = check() {
+            return Ok(value);
+        }
+        ensure!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// A cluster of one test.
+#[derive(Debug)]
+pub struct Cluster {
+    process: Option<Child>,
+    data: tempfile::TempDir,
+    /// Where the master listens.
+    pub address: SocketAddr,
+    ranges: [String; 2],
+    kubecfg: PathBuf,
+}
+
+impl Cluster {
+    /// Starts a cluster and waits until it says that it is ready.
+    pub fn start() -> Result<Self> {
+        let mut cluster = Self::prepare()?;
+        cluster.launch()?;
+        cluster.wait_ready()?;
+        Ok(cluster)
+    }
+
+    /// A cluster that was not started yet.
+    pub fn prepare() -> Result<Self> {
+        docker::require_engine()?;
+        static NEXT: AtomicU8 = AtomicU8::new(0);
+        // Processes run side by side: the process id keeps their ranges apart.
+        let slot =
+            (std::process::id() as u8 ^ 0x5a).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(37));
+        let data = tempfile::Builder::new().prefix("coracle-test-").tempdir()?;
+        let kubecfg = data.path().join("kubecfg");
+        std::os::unix::fs::symlink(coracle(), &kubecfg)?;
+        Ok(Self {
+            process: None,
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)),
+            ranges: [format!("10.{}.0.0/16", 100 + slot % 50), format!("10.{}.0.0/16", 160 + slot % 50)],
+            kubecfg,
+            data,
+        })
+    }
+
+    /// Starts the process, without waiting.
+    pub fn launch(&mut self) -> Result<()> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
+        let child = Command::new(coracle())
+            .args(["up", "--data-dir"])
+            .arg(self.data_dir())
+            .args(["--listen", &self.address.to_string()])
+            .args(["--service-cidr", &self.ranges[0], "--pod-cidr", &self.ranges[1]])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| {
+                format!("starting {}: run `cargo build --release --bin coracle` first", coracle().display())
+            })?;
+        self.process = Some(child);
+        Ok(())
+    }
+
+    /// Waits until the process says that it is ready. Fails when it ends instead.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if self.kubecfg(&["list", "minions"]).is_ok_and(|out| out.lines().count() > 2) && self.node_is_ready() {
+                return Ok(());
+            }
+            if let Some(status) = self.process.as_mut().map(Child::try_wait).transpose()?.flatten() {
+                bail!("coracle up ended with {status}:\n{}", self.log());
+            }
+            ensure!(Instant::now() < deadline, "not ready within {PATIENCE:?}:\n{}", self.log());
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+
+    fn node_is_ready(&self) -> bool {
+        self.coracle(&["get", "nodes"]).is_ok_and(|out| out.contains(" Ready"))
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.data.path().join("data")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.data.path().join("up.log")
+    }
+
+    /// What the process printed so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// The process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
+    /// `http://host:port`
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The cluster's id: part of the name of everything it makes.
+    pub fn id(&self) -> Result<String> {
+        let body = docker::curl(&format!("{}/coracle/v1/cluster", self.url()))?;
+        let facts: serde_json::Value = serde_json::from_str(&body)?;
+        facts["clusterID"].as_str().map(str::to_owned).context("the cluster has no id")
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.kill()?;
+            process.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Ctrl-C, and waits for the end. Returns whether it ended well.
+    pub fn interrupt(&mut self) -> Result<bool> {
+        let Some(mut process) = self.process.take() else { return Ok(true) };
+        Command::new("kill").args(["-INT", &process.id().to_string()]).status()?;
+        Ok(process.wait()?.success())
+    }
+
+    /// Runs a client verb as `coracle`; standard output, or an error with everything it said.
+    pub fn coracle(&self, args: &[&str]) -> Result<String> {
+        succeed(&self.output(&coracle(), args)?, args)
+    }
+
+    /// Runs a client verb as `kubecfg`.
+    pub fn kubecfg(&self, args: &[&str]) -> Result<String> {
+        succeed(&self.output(&self.kubecfg, args)?, args)
+    }
+
+    /// Runs `kubecfg` whatever comes of it: exit status, standard output, standard error.
+    pub fn kubecfg_raw(&self, args: &[&str]) -> Result<(i32, String, String)> {
+        let out = self.output(&self.kubecfg, args)?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok((out.status.code().unwrap_or(-1), text(&out.stdout), text(&out.stderr)))
+    }
+
+    fn output(&self, program: &Path, args: &[&str]) -> Result<Output> {
+        Command::new(program)
+            .args(args)
+            .env("KUBERNETES_MASTER", self.url())
+            .env("HOME", self.data.path())
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("running {}", program.display()))
+    }
+
+    /// A file of the article.
+    pub fn example(name: &str) -> String {
+        root().join("examples").join(name).display().to_string()
+    }
+}
+
+impl Drop for Cluster {
+    #[expect(clippy::print_stderr, reason = "a drop can't return an error, and the trace left behind must be seen")]
+    fn drop(&mut self) {
+        drop(self.interrupt());
+        let reset = Command::new(coracle()).args(["reset", "--yes", "--data-dir"]).arg(self.data_dir()).output();
+        match reset {
+            Ok(out) if out.status.success() => {}
+            other => eprintln!("reset of {}: {other:?}\n{}", self.data_dir().display(), self.log()),
+        }
+    }
+}
+
+fn succeed(out: &Output, args: &[&str]) -> Result<String> {
+    let stdout = String::from_utf8_lossy(&out.stdout).into_owned();
+    ensure!(
+        out.status.success(),
+        "{args:?} ended with {}:\n{stdout}{}",
+        out.status,
+        String::from_utf8_lossy(&out.stderr)
+    );
+    Ok(stdout)
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}

@@ -1,0 +1,164 @@
+//! Figures of a running cluster, for the tests that hold them to a bound and for the benchmarks
+//! that print them.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use bollard::{Docker, models::EventMessage, query_parameters::EventsOptionsBuilder};
+use futures_util::{Stream, StreamExt};
+
+use crate::{Cluster, PATIENCE, docker, eventually};
+
+/// The image that a healing measurement runs.
+pub const IMAGE: &str = "csanchez/jenkins-swarm:1.565.3.3";
+
+/// From the start of the process until `/readyz` answers 200, and until a pod whose image is here
+/// is Running.
+pub fn start_times() -> Result<(Duration, Duration)> {
+    let mut cluster = Cluster::prepare()?;
+    let started = Instant::now();
+    cluster.launch()?;
+    eventually("/readyz answers", || (get_status(cluster.address, "/readyz")? == 200).then_some(()))?;
+    let ready = started.elapsed();
+    let pod = r#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"first"},"spec":{"containers":[
+        {"name":"c","image":"coracle/busybox:1","command":["sleep","3600"]}],"terminationGracePeriodSeconds":0}}"#;
+    post(cluster.address, "/api/v1/namespaces/default/pods", pod)?;
+    eventually("the first pod runs", || {
+        let body = get(cluster.address, "/api/v1/namespaces/default/pods/first")?;
+        body.contains("\"phase\":\"Running\"").then_some(())
+    })?;
+    Ok((ready, started.elapsed()))
+}
+
+/// Resident bytes and the share of one core used over `period`, of a process.
+pub fn idle_cost(pid: u32, period: Duration) -> Result<(u64, f64)> {
+    let before = cpu_ticks(pid)?;
+    let until = Instant::now() + period;
+    while Instant::now() < until {
+        std::thread::park_timeout(until - Instant::now());
+    }
+    let ticks = cpu_ticks(pid)? - before;
+    // USER_HZ is 100 on every Linux that matters.
+    Ok((resident_bytes(pid)?, ticks as f64 / 100.0 / period.as_secs_f64()))
+}
+
+fn cpu_ticks(pid: u32) -> Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let field = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).context("/proc/PID/stat");
+    Ok(field(11)? + field(12)?)
+}
+
+fn resident_bytes(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("VmRSS")?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)
+}
+
+/// From `docker kill` to the new container running, for Coracle and for Docker's own
+/// `--restart=always`, turn by turn; the engine's clock measures both.
+pub fn healing(rounds: usize) -> Result<(Vec<Duration>, Vec<Duration>)> {
+    let cluster = Cluster::start()?;
+    let id = cluster.id()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut ours, mut dockers) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        ours.push(runtime.block_on(heal_pod(&cluster, &id, round))?);
+        dockers.push(runtime.block_on(heal_container(round))?);
+    }
+    Ok((ours, dockers))
+}
+
+async fn heal_pod(cluster: &Cluster, id: &str, round: usize) -> Result<Duration> {
+    let name = format!("heal-{round}");
+    let pod = format!(
+        r#"{{"kind":"Pod","apiVersion":"v1","metadata":{{"name":"{name}"}},"spec":{{"containers":[
+        {{"name":"c","image":"{IMAGE}"}}],"terminationGracePeriodSeconds":0}}}}"#
+    );
+    post(cluster.address, "/api/v1/namespaces/default/pods", &pod)?;
+    let labels = [("io.coracle.cluster", id), ("io.coracle.pod.name", &name), ("io.coracle.container", "c")];
+    let container = eventually("the pod runs", || docker::running(&labels).ok()?.pop())?;
+    let time = kill_to_start(&container, &labels).await?;
+    cluster.coracle(&["delete", "pod", &name, "--now"])?;
+    Ok(time)
+}
+
+async fn heal_container(round: usize) -> Result<Duration> {
+    let name = format!("coracle-bench-{}-{round}", std::process::id());
+    let label = format!("io.coracle.test={name}");
+    let container = docker::docker(&["run", "-d", "--restart=always", "--name", &name, "--label", &label, IMAGE])?;
+    let time = kill_to_start(&container, &[("io.coracle.test", &name)]).await;
+    docker::docker(&["rm", "-f", &container])?;
+    time
+}
+
+/// Kills a container and waits for the next start of one with the same labels.
+async fn kill_to_start(container: &str, labels: &[(&str, &str)]) -> Result<Duration> {
+    let engine = Docker::connect_with_local_defaults()?;
+    let filters: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let filters = [("label".to_owned(), filters), ("event".to_owned(), vec!["kill".into(), "start".into()])];
+    let options = EventsOptionsBuilder::default().filters(&filters.into_iter().collect()).build();
+    let mut events = engine.events(Some(options));
+    // The first poll opens the stream; the kill must come after it.
+    let first = tokio::time::timeout(Duration::from_millis(200), events.next()).await;
+    drop(first);
+    engine.kill_container(container, None::<bollard::query_parameters::KillContainerOptions>).await?;
+    let killed = next_event(&mut events, "kill").await?;
+    let started = next_event(&mut events, "start").await?;
+    Ok(Duration::from_nanos(u64::try_from(started - killed)?))
+}
+
+async fn next_event(
+    events: &mut (impl Stream<Item = Result<EventMessage, bollard::errors::Error>> + Unpin),
+    action: &str,
+) -> Result<i64> {
+    let wait = async {
+        while let Some(event) = events.next().await {
+            let event = event?;
+            if event.action.as_deref() == Some(action) {
+                return event.time_nano.context("an event without a time");
+            }
+        }
+        anyhow::bail!("the event stream ended before '{action}'")
+    };
+    tokio::time::timeout(PATIENCE, wait).await.with_context(|| format!("no '{action}' within {PATIENCE:?}"))?
+}
+
+/// The middle value.
+pub fn median(times: &[Duration]) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+/// The status code of a GET; `None` while nobody listens.
+pub fn get_status(address: SocketAddr, path: &str) -> Option<u16> {
+    exchange(address, "GET", path, "").ok().map(|(code, _)| code)
+}
+
+/// The body of a GET that was answered with 200.
+pub fn get(address: SocketAddr, path: &str) -> Option<String> {
+    exchange(address, "GET", path, "").ok().filter(|(code, _)| *code == 200).map(|(_, body)| body)
+}
+
+/// Posts JSON; an error unless it was created.
+pub fn post(address: SocketAddr, path: &str, body: &str) -> Result<()> {
+    let (code, answer) = exchange(address, "POST", path, body)?;
+    anyhow::ensure!(code == 201, "POST {path}: {code} {answer}");
+    Ok(())
+}
+
+fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    write!(stream, "{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let code = answer.split(' ').nth(1).and_then(|c| c.parse().ok()).context("no status line")?;
+    Ok((code, answer.split_once("\r\n\r\n").map(|(_, b)| b.to_owned()).unwrap_or_default()))
+}
