@@ -3,13 +3,11 @@
 
 use std::sync::Arc;
 
+use super::{Entries, EventType, PodFacts, stored_kinds};
+use crate::store::{Loaded, StoreError};
 use bytes::{BufMut, Bytes, BytesMut};
 use compact_str::CompactString;
-use coracle_api::{Kind, Object, TypedObject, kinds::decode_typed};
-use imbl::OrdMap;
-
-use super::{EventType, stored_kinds};
-use crate::store::{Loaded, StoreError};
+use coracle_api::{Kind, Object, StringMap, TypedObject, kinds::decode_typed};
 
 /// Name of an object within its kind. Orders by namespace, then name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +43,8 @@ pub struct Facts {
     labels: Box<[(CompactString, CompactString)]>,
     /// In the order of the row's `fields`; missing ones are "".
     fields: Box<[CompactString]>,
+    /// For pods only.
+    pod: Option<Box<PodFacts>>,
 }
 
 impl Facts {
@@ -55,6 +55,7 @@ impl Facts {
             uid: meta.uid.as_deref().unwrap_or_default().into(),
             labels: meta.labels.iter().flatten().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
             fields: object.kind().fields.iter().map(|field| object.field(field).unwrap_or_default().into()).collect(),
+            pod: object.downcast_ref().map(|pod| Box::new(PodFacts::of(pod))),
         }
     }
 }
@@ -121,6 +122,16 @@ impl Entry {
         &self.facts.uid
     }
 
+    /// What the control loops ask about a pod; `None` for other kinds.
+    pub fn pod(&self) -> Option<&PodFacts> {
+        self.facts.pod.as_deref()
+    }
+
+    /// Whether an equality selector picks the object. An empty one picks nothing.
+    pub fn selected_by(&self, selector: Option<&StringMap>) -> bool {
+        selector.is_some_and(|s| !s.is_empty() && s.iter().all(|(k, v)| self.label(k) == Some(v)))
+    }
+
     /// One label.
     pub fn label(&self, key: &str) -> Option<&str> {
         self.facts.labels.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
@@ -177,8 +188,8 @@ fn splice_point(json: &[u8]) -> usize {
 }
 
 /// Sorts what the store holds onto shelves, one for each stored kind.
-pub(super) fn load(loaded: Loaded) -> Result<Vec<(&'static Kind, OrdMap<Key, Arc<Entry>>)>, StoreError> {
-    let mut shelves: Vec<_> = stored_kinds().map(|kind| (kind, OrdMap::new())).collect();
+pub(super) fn load(loaded: Loaded) -> Result<Vec<(&'static Kind, Entries)>, StoreError> {
+    let mut shelves: Vec<_> = stored_kinds().map(|kind| (kind, Entries::new())).collect();
     for item in loaded.items {
         let damaged =
             |cause: String| StoreError::Damaged { path: "the data directory".into(), key: item.key.clone(), cause };

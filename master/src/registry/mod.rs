@@ -8,6 +8,7 @@
 
 mod entry;
 mod log;
+mod pod_facts;
 mod sequencer;
 mod watch;
 
@@ -30,9 +31,10 @@ use tokio::sync::{mpsc, oneshot, watch as signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use entry::{Entry, Facts, Key};
+pub use pod_facts::{HostPort, PodFacts, PodPhase};
 pub use watch::{EventType, WatchItem, Watcher};
 
-use crate::store::{Expect, Store, StoreError};
+use crate::store::{Expect, Loaded, Store, StoreError};
 use log::EventLog;
 use sequencer::WriteRequest;
 
@@ -43,13 +45,16 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Attempts of a read-modify-write under contention.
 const MODIFY_ATTEMPTS: usize = 32;
 
+/// Objects by namespace and name. Copies are cheap and never change.
+pub type Entries = OrdMap<Key, Arc<Entry>>;
+
 /// All objects of a kind at one moment. Cheap to take and to keep.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// Every change up to and including this version is in, none after it.
     pub version: u64,
     /// The objects by namespace and name.
-    pub entries: OrdMap<Key, Arc<Entry>>,
+    pub entries: Entries,
 }
 
 impl Snapshot {
@@ -122,6 +127,16 @@ impl Registry {
     /// Loads the store and starts the sequencer on `tasks`, until `stop`.
     pub async fn open(store: Arc<dyn Store>, tasks: &TaskTracker, stop: CancellationToken) -> Result<Self, StoreError> {
         let loaded = store.load().await?;
+        Self::start(store, loaded, tasks, stop)
+    }
+
+    /// [`Registry::open`] for a caller that has loaded the store already.
+    pub fn start(
+        store: Arc<dyn Store>,
+        loaded: Loaded,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Result<Self, StoreError> {
         let version = loaded.version;
         let shelves = entry::load(loaded)?
             .into_iter()

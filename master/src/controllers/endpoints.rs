@@ -1,0 +1,264 @@
+//! Endpoints: for each service with a selector, the addresses of its pods. Ready pods take
+//! traffic, the others are listed as not ready; pods on their way out are in neither list.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use coracle_api::{
+    ApiError, IntOrString, Kind, TypedObject,
+    core::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service, ServicePort},
+    meta::ObjectMeta,
+    objects::pod,
+};
+use jiff::Timestamp;
+
+use super::Controller;
+use crate::registry::{Key, Registry, WatchItem};
+
+/// On a service, says that a port without targetPort means the first port of the pod's first
+/// container, as in 2014.
+pub(crate) const FIRST_CONTAINER_PORT: &str = "io.coracle.v1beta1/container-port";
+
+/// The services that the master itself stands behind; it writes their endpoints.
+pub(crate) const MASTER_SERVICES: [&str; 2] = ["kubernetes", "kubernetes-ro"];
+
+/// Keeps the endpoints of every service with a selector.
+#[derive(Debug)]
+pub(crate) struct EndpointsController {
+    pub(crate) registry: Registry,
+}
+
+impl Controller for EndpointsController {
+    fn watches(&self) -> &'static [&'static Kind] {
+        static KINDS: [&Kind; 2] = [&coracle_api::objects::service::KIND, &coracle_api::objects::pod::KIND];
+        &KINDS
+    }
+
+    fn wakes(&self, item: &WatchItem) -> Vec<Key> {
+        if item.entry.kind == Service::row() {
+            return vec![item.entry.key.clone()];
+        }
+        // Labels of a pod can change, so services that listed it before are asked as well.
+        let services = self.registry.snapshot(Service::row());
+        let endpoints = self.registry.snapshot(Endpoints::row());
+        let namespace = &item.entry.key.namespace;
+        let ip = item.entry.pod().and_then(|p| p.ip.as_deref());
+        services
+            .range(Some(namespace))
+            .filter(|service| {
+                let selector = service.typed::<Service>().and_then(|s| s.spec?.selector);
+                let listed = || {
+                    let known = endpoints.entries.get(&service.key).and_then(|e| e.typed::<Endpoints>());
+                    known.is_some_and(|e| lists(&e, &item.entry.key.name, ip))
+                };
+                item.entry.selected_by(selector.as_ref()) || listed()
+            })
+            .map(|service| service.key.clone())
+            .collect()
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ApiError> {
+        let current: Option<Endpoints> = self.registry.get_typed(&key.namespace, &key.name);
+        let Some(service) = self.registry.get_typed::<Service>(&key.namespace, &key.name) else {
+            if current.is_some() {
+                let expected = crate::registry::Expected::Any;
+                self.registry.delete(Endpoints::row(), &key.namespace, &key.name, expected).await?;
+            }
+            return Ok(None);
+        };
+        let selector = service.spec.as_ref().and_then(|s| s.selector.as_ref()).filter(|s| !s.is_empty());
+        let own = key.namespace == "default" && MASTER_SERVICES.contains(&key.name.as_str());
+        if own || selector.is_none() {
+            return Ok(None);
+        }
+        let pods: Vec<Pod> = self
+            .registry
+            .snapshot(Pod::row())
+            .range(Some(&key.namespace))
+            .filter(|entry| entry.selected_by(selector))
+            .filter(|entry| entry.pod().is_some_and(|p| p.is_active() && p.ip.is_some()))
+            .filter_map(|entry| entry.typed())
+            .collect();
+        let subsets = plan_subsets(&service, &pods);
+        match current {
+            Some(current) if current.subsets.as_deref().unwrap_or_default() == subsets => {}
+            Some(_) => {
+                let set = |e: &mut Endpoints| {
+                    e.subsets = (!subsets.is_empty()).then(|| subsets.clone());
+                    Ok(true)
+                };
+                self.registry.modify(&key.namespace, &key.name, set).await?;
+            }
+            None => {
+                let metadata = ObjectMeta {
+                    name: Some(key.name.to_string()),
+                    namespace: Some(key.namespace.to_string()),
+                    labels: service.metadata.labels.clone(),
+                    uid: Some(uuid::Uuid::new_v4().to_string()),
+                    creation_timestamp: Some(Timestamp::now().into()),
+                    ..Default::default()
+                };
+                let subsets = (!subsets.is_empty()).then_some(subsets);
+                self.registry.create(Box::new(Endpoints { metadata, subsets })).await?;
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn lists(endpoints: &Endpoints, pod: &str, ip: Option<&str>) -> bool {
+    endpoints
+        .subsets
+        .iter()
+        .flatten()
+        .flat_map(|s| s.addresses.iter().flatten().chain(s.not_ready_addresses.iter().flatten()))
+        .any(|a| Some(a.ip.as_str()) == ip || a.target_ref.as_ref().and_then(|r| r.name.as_deref()) == Some(pod))
+}
+
+/// Groups the pods by the ports they resolve to. Pure; order follows addresses, so equal inputs
+/// give equal endpoints.
+pub(crate) fn plan_subsets(service: &Service, pods: &[Pod]) -> Vec<EndpointSubset> {
+    let ports = service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
+    let first = service.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(FIRST_CONTAINER_PORT));
+    let unready_too = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses).unwrap_or_default();
+    type Addresses = (Vec<EndpointAddress>, Vec<EndpointAddress>);
+    let mut groups: BTreeMap<Vec<(String, i32, String)>, Addresses> = BTreeMap::new();
+    for pod in pods {
+        let Some(address) = address_of(pod) else { continue };
+        let resolved: Vec<_> = ports
+            .iter()
+            .filter_map(|port| {
+                let number = target_of(port, pod, first)?;
+                let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".into());
+                Some((port.name.clone().unwrap_or_default(), number, protocol))
+            })
+            .collect();
+        if resolved.is_empty() && !ports.is_empty() {
+            continue;
+        }
+        let (ready, unready) = groups.entry(resolved).or_default();
+        if unready_too || pod::is_ready(pod) { ready.push(address) } else { unready.push(address) }
+    }
+    groups
+        .into_iter()
+        .map(|(ports, (mut ready, mut unready))| {
+            ready.sort_by(|a, b| a.ip.cmp(&b.ip));
+            unready.sort_by(|a, b| a.ip.cmp(&b.ip));
+            let ports = ports.into_iter().map(|(name, port, protocol)| EndpointPort {
+                name: (!name.is_empty()).then_some(name),
+                port,
+                protocol: Some(protocol),
+                app_protocol: None,
+            });
+            EndpointSubset {
+                addresses: (!ready.is_empty()).then_some(ready),
+                not_ready_addresses: (!unready.is_empty()).then_some(unready),
+                ports: Some(ports.collect()),
+            }
+        })
+        .collect()
+}
+
+fn address_of(pod: &Pod) -> Option<EndpointAddress> {
+    Some(EndpointAddress {
+        ip: pod.status.as_ref()?.pod_ip.clone().filter(|ip| !ip.is_empty())?,
+        node_name: pod.spec.as_ref()?.node_name.clone(),
+        hostname: None,
+        target_ref: Some(ObjectReference {
+            kind: Some("Pod".into()),
+            namespace: pod.metadata.namespace.clone(),
+            name: pod.metadata.name.clone(),
+            uid: pod.metadata.uid.clone(),
+            ..Default::default()
+        }),
+    })
+}
+
+/// The pod's port behind a service port; `None` when the pod has no port of that name.
+fn target_of(port: &ServicePort, pod: &Pod, first: bool) -> Option<i32> {
+    let mut ports = pod.spec.as_ref()?.containers.iter().flat_map(|c| c.ports.iter().flatten());
+    match &port.target_port {
+        _ if first => ports.next().map(|p| p.container_port),
+        Some(IntOrString::String(name)) => {
+            let protocol = port.protocol.as_deref().unwrap_or("TCP");
+            let named = |p: &&coracle_api::core::ContainerPort| {
+                p.name.as_deref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol
+            };
+            ports.find(named).map(|p| p.container_port)
+        }
+        Some(IntOrString::Int(number)) if *number != 0 => Some(*number),
+        _ => Some(port.port),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_api::kinds::decode_typed;
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(name: &str, ip: &str, ready: bool, port: (&str, i32)) -> Pod {
+        let pod = json!({
+            "metadata": {"name": name, "namespace": "n"},
+            "spec": {"nodeName": "h1", "containers": [
+                {"name": "c", "image": "i", "ports": [{"name": port.0, "containerPort": port.1, "protocol": "TCP"}]}]},
+            "status": {"podIP": ip, "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]},
+        });
+        decode_typed(pod.to_string().as_bytes()).unwrap()
+    }
+
+    fn service(spec: serde_json::Value) -> Service {
+        decode_typed(json!({"metadata": {"name": "s"}, "spec": spec}).to_string().as_bytes()).unwrap()
+    }
+
+    fn text(subsets: &[EndpointSubset]) -> String {
+        let join =
+            |a: &Option<Vec<EndpointAddress>>| a.iter().flatten().map(|a| a.ip.clone()).collect::<Vec<_>>().join(",");
+        let ports =
+            |s: &EndpointSubset| s.ports.iter().flatten().map(|p| p.port.to_string()).collect::<Vec<_>>().join(",");
+        let line = |s: &EndpointSubset| format!("{}/{}:{}", join(&s.addresses), join(&s.not_ready_addresses), ports(s));
+        subsets.iter().map(line).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn ready_and_unready_pods_are_kept_apart() {
+        let pods = [
+            pod("b", "10.0.0.2", true, ("p", 80)),
+            pod("a", "10.0.0.1", true, ("p", 80)),
+            pod("c", "10.0.0.3", false, ("p", 80)),
+        ];
+        let service = service(json!({"ports": [{"port": 8888, "targetPort": 8080}]}));
+        assert_eq!(text(&plan_subsets(&service, &pods)), "10.0.0.1,10.0.0.2/10.0.0.3:8080");
+    }
+
+    #[test]
+    fn a_named_target_port_is_resolved_in_each_pod() {
+        let pods = [
+            pod("a", "10.0.0.1", true, ("web", 80)),
+            pod("b", "10.0.0.2", true, ("web", 81)),
+            pod("c", "10.0.0.3", true, ("other", 82)),
+        ];
+        let service = service(json!({"ports": [{"port": 1, "targetPort": "web"}]}));
+        assert_eq!(text(&plan_subsets(&service, &pods)), "10.0.0.1/:80 10.0.0.2/:81");
+    }
+
+    #[test]
+    fn without_a_target_port_the_service_port_counts_and_in_2014_the_first_container_port() {
+        let pods = [pod("a", "10.0.0.1", true, ("web", 80))];
+        let mut service = service(json!({"ports": [{"port": 99}]}));
+        assert_eq!(text(&plan_subsets(&service, &pods)), "10.0.0.1/:99");
+        service.metadata.annotations = Some([(FIRST_CONTAINER_PORT.into(), "first".into())].into());
+        assert_eq!(text(&plan_subsets(&service, &pods)), "10.0.0.1/:80");
+    }
+
+    #[test]
+    fn pods_without_containers_or_address_do_no_harm() {
+        let mut empty = pod("a", "", true, ("web", 80));
+        assert_eq!(text(&plan_subsets(&service(json!({"ports": [{"port": 1}]})), &[empty.clone()])), "");
+        empty.spec.as_mut().unwrap().containers.clear();
+        empty.status.as_mut().unwrap().pod_ip = Some("10.0.0.1".into());
+        let mut s = service(json!({"ports": [{"port": 1}]}));
+        s.metadata.annotations = Some([(FIRST_CONTAINER_PORT.into(), "first".into())].into());
+        assert_eq!(text(&plan_subsets(&s, &[empty])), "");
+    }
+}

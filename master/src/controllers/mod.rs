@@ -1,0 +1,184 @@
+//! The control loops: each compares desired with observed and writes the difference.
+//!
+//! A loop is a pure plan plus a few lines that gather its inputs and carry it out. [`drive`] is
+//! the shell they share: changes wake keys, keys are reconciled one at a time from full state, a
+//! failed key comes back with back-off. What changed is never passed on, only that something did.
+
+pub(crate) mod endpoints;
+pub(crate) mod events;
+pub(crate) mod namespaces;
+pub(crate) mod nodes;
+pub(crate) mod replication;
+
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+
+use coracle_api::{ApiError, Kind, error::Reason};
+use futures_util::{FutureExt, StreamExt, stream};
+use ipnet::Ipv4Net;
+use tokio::time::Instant;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    events::Recorder,
+    liveness::Liveness,
+    registry::{Key, Registry, Selection, WatchItem, Watcher},
+    scheduler::Scheduler,
+};
+
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// Starts the scheduler and every controller on `tasks`, until `stop`.
+pub(crate) fn start(
+    registry: &Registry,
+    liveness: &Arc<Liveness>,
+    pod_cidr: Ipv4Net,
+    beat: Duration,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    let events = Recorder::start(registry.clone(), tasks, stop.clone());
+    let registry = || registry.clone();
+    tasks.spawn(Scheduler::new(registry(), events.component("scheduler")).run(stop.clone()));
+    let replication =
+        replication::ReplicationManager { registry: registry(), events: events.component("replication-controller") };
+    tasks.spawn(drive(replication, registry(), stop.clone()));
+    tasks.spawn(drive(endpoints::EndpointsController { registry: registry() }, registry(), stop.clone()));
+    tasks.spawn(drive(namespaces::NamespaceController { registry: registry() }, registry(), stop.clone()));
+    let nodes = nodes::NodeController {
+        registry: registry(),
+        liveness: liveness.clone(),
+        events: events.component("node-controller"),
+        pod_cidr,
+        beat,
+    };
+    tasks.spawn(nodes.run(stop.clone()));
+    tasks.spawn(events::expire(registry(), stop.clone()));
+}
+
+/// A control loop over the objects of one kind.
+pub(crate) trait Controller: Send + Sync + 'static {
+    /// The kinds whose changes matter.
+    fn watches(&self) -> &'static [&'static Kind];
+
+    /// The keys that a change may concern. Too many is slow, too few is wrong.
+    fn wakes(&self, item: &WatchItem) -> Vec<Key>;
+
+    /// Makes one key right, from full state. Returns when time alone would change the answer.
+    fn reconcile(&self, key: &Key) -> impl Future<Output = Result<Option<Duration>, ApiError>> + Send;
+}
+
+/// When each woken key is due, and how often it failed in a row.
+#[derive(Debug, Default)]
+struct Queue {
+    due: BTreeMap<Key, Instant>,
+    failures: BTreeMap<Key, u32>,
+}
+
+impl Queue {
+    /// Of two wake-ups the earlier one counts.
+    fn wake(&mut self, key: Key, at: Instant) {
+        self.due.entry(key).and_modify(|due| *due = at.min(*due)).or_insert(at);
+    }
+
+    fn pop(&mut self, now: Instant) -> Option<Key> {
+        let key = self.due.iter().find(|(_, due)| **due <= now).map(|(key, _)| key.clone())?;
+        self.due.remove(&key);
+        Some(key)
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.due.values().min().copied()
+    }
+
+    fn done(&mut self, key: Key, again: Option<Duration>, now: Instant) {
+        self.failures.remove(&key);
+        if let Some(after) = again {
+            self.wake(key, now + after);
+        }
+    }
+
+    fn failed(&mut self, key: Key, now: Instant) {
+        let failures = self.failures.entry(key.clone()).or_default();
+        let wait = BACKOFF_MIN.saturating_mul(1 << (*failures).min(16)).min(BACKOFF_MAX);
+        *failures += 1;
+        self.wake(key, now + wait);
+    }
+}
+
+/// Runs a controller until `stop`.
+pub(crate) async fn drive<C: Controller>(controller: C, registry: Registry, stop: CancellationToken) {
+    let watches = controller.watches().iter().map(|kind| changes(registry.clone(), kind).boxed());
+    let mut changes = stream::select_all(watches);
+    let mut queue = Queue::default();
+    loop {
+        // All arms are cancel-safe: `changes` keeps what it has not yielded, the rest are waits.
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            Some(items) = changes.next() => {
+                let now = Instant::now();
+                let mut more = Some(items);
+                // Coalesces: one reconcile for all changes that are already here.
+                while let Some(items) = more {
+                    items.iter().flat_map(|item| controller.wakes(item)).for_each(|key| queue.wake(key, now));
+                    more = changes.next().now_or_never().flatten();
+                }
+            }
+            () = due(queue.next_due()) => {}
+        }
+        while let Some(key) = queue.pop(Instant::now()) {
+            let result = controller.reconcile(&key).await;
+            match result {
+                Ok(again) => queue.done(key, again, Instant::now()),
+                Err(error) => {
+                    let expected = matches!(error.reason, Reason::Conflict | Reason::NotFound | Reason::AlreadyExists);
+                    if !expected {
+                        tracing::warn!(namespace = %key.namespace, name = %key.name, %error, "reconcile failed");
+                    }
+                    queue.failed(key, Instant::now());
+                }
+            }
+            if stop.is_cancelled() {
+                return;
+            }
+        }
+    }
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The present objects of a kind, then its changes, for ever. A watch that fell behind starts
+/// again from the present; what was deleted meanwhile shows as missing in full state.
+pub(crate) fn changes(registry: Registry, kind: &'static Kind) -> impl stream::Stream<Item = Vec<WatchItem>> + Send {
+    stream::unfold(None::<Watcher>, move |mut watcher| {
+        let registry = registry.clone();
+        async move {
+            loop {
+                let current = match watcher.take() {
+                    Some(current) => Ok(current),
+                    None => registry.watch(kind, Selection::default(), None),
+                };
+                match current {
+                    Ok(mut current) => match current.next().await {
+                        Ok(items) => return Some((items, Some(current))),
+                        Err(error) if error.reason == Reason::Expired => {}
+                        Err(_) => return None,
+                    },
+                    Err(error) => {
+                        tracing::error!(kind = kind.kind, %error, "a control loop can't watch");
+                        return None;
+                    }
+                }
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! The queue, and all loops together over a memory store.
+
+use coracle_api::{
+    Object, TypedObject,
+    core::{Endpoints, Node, Pod, ReplicationController, Service},
+};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    liveness::Beat,
+    registry::{Expected, PodFacts},
+    store::MemoryStore,
+};
+
+fn key(name: &str) -> Key {
+    Key::new("n", name)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_earlier_wake_up_counts() {
+    let (mut queue, now) = (Queue::default(), Instant::now());
+    queue.wake(key("a"), now + Duration::from_secs(5));
+    queue.wake(key("a"), now + Duration::from_secs(1));
+    queue.wake(key("a"), now + Duration::from_secs(9));
+    assert_eq!(queue.next_due(), Some(now + Duration::from_secs(1)));
+    assert_eq!(queue.pop(now), None);
+    assert_eq!(queue.pop(now + Duration::from_secs(1)), Some(key("a")));
+    assert_eq!(queue.next_due(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_back_off_and_success_forgets_them() {
+    let (mut queue, now) = (Queue::default(), Instant::now());
+    let mut wait = || {
+        queue.failed(key("a"), now);
+        let due = queue.next_due().unwrap() - now;
+        queue.pop(now + due);
+        due
+    };
+    assert_eq!(wait(), BACKOFF_MIN);
+    assert_eq!(wait(), BACKOFF_MIN * 2);
+    (0..40).for_each(|_| drop(wait()));
+    assert_eq!(wait(), BACKOFF_MAX);
+    queue.done(key("a"), None, now);
+    queue.failed(key("a"), now);
+    assert_eq!(queue.next_due(), Some(now + BACKOFF_MIN));
+}
+
+/// A registry with every loop running.
+struct World {
+    registry: Registry,
+    liveness: Arc<Liveness>,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+impl World {
+    async fn new() -> Self {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let registry = Registry::open(Arc::new(MemoryStore::default()), &tasks, stop.clone()).await.unwrap();
+        let liveness = Arc::new(Liveness::default());
+        let cidr = "10.244.0.0/16".parse().unwrap();
+        start(&registry, &liveness, cidr, Duration::from_secs(2), &tasks, &stop);
+        Self { registry, liveness, _stop: stop.drop_guard() }
+    }
+
+    async fn create<T: TypedObject>(&self, object: Value) {
+        let mut object: T = serde_json::from_value(object).unwrap();
+        let meta = Object::meta_mut(&mut object);
+        meta.uid = Some(uuid::Uuid::new_v4().to_string());
+        meta.creation_timestamp = Some(jiff::Timestamp::now().into());
+        Object::set_defaults(&mut object);
+        self.registry.create(Box::new(object)).await.unwrap();
+    }
+
+    async fn node(&self, name: &str) {
+        let allocatable = json!({"cpu": "4", "memory": "8Gi", "pods": "110"});
+        self.create::<Node>(json!({"metadata": {"name": name}, "status": {"allocatable": allocatable}})).await;
+        self.beat(name);
+    }
+
+    fn beat(&self, name: &str) {
+        let beat =
+            Beat { at: jiff::Timestamp::now(), ready: true, reason: "MinionReady".into(), message: String::new() };
+        self.liveness.beat(name, beat);
+    }
+
+    async fn rc(&self, name: &str, replicas: i32) {
+        let template = json!({"metadata": {"labels": {"app": name}},
+            "spec": {"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80}]}]}});
+        let spec = json!({"replicas": replicas, "selector": {"app": name}, "template": template});
+        self.create::<ReplicationController>(json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec}))
+            .await;
+    }
+
+    async fn scale(&self, name: &str, replicas: i32) {
+        let set = |rc: &mut ReplicationController| {
+            rc.spec.as_mut().unwrap().replicas = Some(replicas);
+            Ok(true)
+        };
+        self.registry.modify("default", name, set).await.unwrap();
+    }
+
+    /// What the minion would write.
+    async fn run_pod(&self, name: &str, ip: &str) {
+        let set = |pod: &mut Pod| {
+            let status = json!({"phase": "Running", "podIP": ip, "conditions": [{"type": "Ready", "status": "True"}]});
+            pod.status = Some(serde_json::from_value(status).unwrap());
+            Ok(true)
+        };
+        self.registry.modify("default", name, set).await.unwrap();
+    }
+
+    fn pods(&self) -> Vec<(String, PodFacts)> {
+        let pods = self.registry.snapshot(Pod::row());
+        pods.entries.values().map(|e| (e.key.name.to_string(), e.pod().unwrap().clone())).collect()
+    }
+
+    /// Waits, on the change of any object, until `check` gives a value.
+    async fn until<T>(&self, what: &str, mut check: impl FnMut(&Self) -> Option<T>) -> T {
+        let wait = async {
+            loop {
+                if let Some(value) = check(self) {
+                    return value;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait)
+            .await
+            .unwrap_or_else(|_| panic!("{what}: {:#?}", self.pods()))
+    }
+}
+
+#[tokio::test]
+async fn replicas_are_created_placed_apart_and_replaced() {
+    let world = World::new().await;
+    world.rc("web", 4).await;
+    world.until("four wait without a node", |w| (w.pods().len() == 4).then_some(())).await;
+    world.node("n1").await;
+    world.node("n2").await;
+    let on = |w: &World, node: &str| w.pods().iter().filter(|(_, p)| p.node.as_deref() == Some(node)).count();
+    world.until("all are placed", |w| (on(w, "n1") + on(w, "n2") == 4).then_some(())).await;
+    let victim = world.pods().remove(0).0;
+    world.registry.delete(Pod::row(), "default", &victim, Expected::Any).await.unwrap();
+    world
+        .until("it is replaced", |w| {
+            let pods = w.pods();
+            (pods.len() == 4 && pods.iter().all(|(name, p)| *name != victim && p.node.is_some())).then_some(())
+        })
+        .await;
+    world.scale("web", 0).await;
+    world.until("bound pods are asked to go", |w| w.pods().iter().all(|(_, p)| p.terminating).then_some(())).await;
+    let status = |w: &World| w.registry.get_typed::<ReplicationController>("default", "web").unwrap().status.unwrap();
+    world.until("the status follows", |w| (status(w).replicas == 0).then_some(())).await;
+}
+
+#[tokio::test]
+async fn endpoints_follow_ready_pods() {
+    let world = World::new().await;
+    world.node("n1").await;
+    let spec = json!({"selector": {"app": "web"}, "ports": [{"port": 8888, "targetPort": 80}]});
+    world.create::<Service>(json!({"metadata": {"name": "web", "namespace": "default"}, "spec": spec})).await;
+    world.rc("web", 1).await;
+    let name = world
+        .until("a pod is placed", |w| w.pods().into_iter().find(|(_, p)| p.node.is_some()).map(|(name, _)| name))
+        .await;
+    let ready = |w: &World| {
+        let endpoints = w.registry.get_typed::<Endpoints>("default", "web")?;
+        let subsets = endpoints.subsets.unwrap_or_default();
+        Some(subsets.iter().flat_map(|s| s.addresses.iter().flatten()).map(|a| a.ip.clone()).collect::<Vec<_>>())
+    };
+    world.run_pod(&name, "10.244.0.9").await;
+    world.until("the pod is an endpoint", |w| (ready(w)? == ["10.244.0.9"]).then_some(())).await;
+    crate::deletion::delete_pod(&world.registry, "default", &name, None, jiff::Timestamp::now()).await.unwrap();
+    world.until("a pod on its way out is none", |w| ready(w)?.is_empty().then_some(())).await;
+    world.registry.delete(Service::row(), "default", "web", Expected::Any).await.unwrap();
+    world.until("no service, no endpoints", |w| ready(w).is_none().then_some(())).await;
+}
+
+#[tokio::test]
+async fn nodes_get_a_pod_network_and_become_ready_by_their_beats() {
+    let world = World::new().await;
+    world.node("n1").await;
+    world.node("n2").await;
+    let node = |w: &World, name: &str| {
+        let node = w.registry.get_typed::<Node>("", name)?;
+        let ready = node.status?.conditions?.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+        Some((node.spec?.pod_cidr?, ready))
+    };
+    let first = world.until("n1 is ready", |w| node(w, "n1").filter(|(_, ready)| *ready)).await.0;
+    let second = world.until("n2 is ready", |w| node(w, "n2").filter(|(_, ready)| *ready)).await.0;
+    assert_ne!(first, second);
+}
+
+#[tokio::test]
+async fn a_pod_that_fits_nowhere_says_why_and_is_placed_when_it_fits() {
+    let world = World::new().await;
+    let resources = json!({"requests": {"cpu": "3"}});
+    for name in ["a", "b"] {
+        let spec = json!({"containers": [{"name": "c", "image": "i", "resources": resources}]});
+        world.create::<Pod>(json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec})).await;
+    }
+    world.node("n1").await;
+    let why = |w: &World| {
+        let pods = w.registry.snapshot(Pod::row());
+        let waiting = pods.entries.values().find(|e| e.pod().is_some_and(|p| p.node.is_none()))?;
+        let status = waiting.typed::<Pod>()?.status?;
+        status.conditions?.iter().find_map(|c| c.message.clone()).filter(|m| m.contains("too little cpu"))
+    };
+    let message = world.until("one waits for cpu", why).await;
+    assert_eq!(message, "0/1 minions fit: 1 too little cpu (needs 3000m, largest free 1000m)");
+    world.node("n2").await;
+    world.until("both are placed", |w| w.pods().iter().all(|(_, p)| p.node.is_some()).then_some(())).await;
+}

@@ -1,0 +1,40 @@
+//! How a pod goes: at once if it was never bound, else in two steps, so that its minion can stop
+//! it in order and confirm.
+
+use std::sync::Arc;
+
+use coracle_api::{ApiError, TypedObject, core::Pod, objects::pod};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::registry::{Entry, Expected, Registry};
+
+/// Asks for the deletion of a pod. `grace_s` of `None` means the pod's own grace period; 0 removes
+/// it at once. Asking again can only shorten the wait. Returns the last state.
+pub async fn delete_pod(
+    registry: &Registry,
+    namespace: &str,
+    name: &str,
+    grace_s: Option<i64>,
+    now: Timestamp,
+) -> Result<Arc<Entry>, ApiError> {
+    let mut remove = false;
+    let mark = |pod: &mut Pod| {
+        let asked = grace_s.or_else(|| pod.spec.as_ref()?.termination_grace_period_seconds).unwrap_or(30).max(0);
+        let bound = pod.spec.as_ref().is_some_and(|s| s.node_name.as_deref().is_some_and(|n| !n.is_empty()));
+        remove = asked == 0 || !bound || pod::is_terminal(pod);
+        if remove {
+            return Ok(false);
+        }
+        let sooner = pod.metadata.deletion_grace_period_seconds.is_none_or(|already| asked < already);
+        if sooner {
+            pod.metadata.deletion_timestamp = Some((now + SignedDuration::from_secs(asked)).into());
+            pod.metadata.deletion_grace_period_seconds = Some(asked);
+        }
+        Ok(sooner)
+    };
+    let entry = registry.modify(namespace, name, mark).await?;
+    if !remove {
+        return Ok(entry);
+    }
+    registry.delete(Pod::row(), namespace, name, Expected::Version(entry.version)).await
+}

@@ -1,0 +1,110 @@
+//! What the scheduler and the controllers ask about a pod, read off once when it is written, so
+//! that no control loop decodes pods.
+
+use std::net::IpAddr;
+
+use compact_str::CompactString;
+use coracle_api::{
+    core::Pod,
+    objects::pod::{self, Requests},
+};
+use jiff::Timestamp;
+
+/// Where a pod is in its life. Only moves forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodPhase {
+    /// Not all containers were started yet.
+    Pending,
+    /// At least one container was started.
+    Running,
+    /// All ended well and stay ended.
+    Succeeded,
+    /// All ended, at least one badly, and stay ended.
+    Failed,
+}
+
+impl PodPhase {
+    /// Whether the pod will never run again.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, PodPhase::Succeeded | PodPhase::Failed)
+    }
+}
+
+/// A port of the node that a pod claims.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostPort {
+    /// `TCP` or `UDP`.
+    pub protocol: CompactString,
+    /// The address on the node; `None` claims all.
+    pub ip: Option<IpAddr>,
+    /// The port on the node.
+    pub port: u16,
+}
+
+impl HostPort {
+    /// Whether both can't be on one node.
+    pub fn conflicts(&self, other: &Self) -> bool {
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (self.ip.is_none() || other.ip.is_none() || self.ip == other.ip)
+    }
+}
+
+/// The facts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodFacts {
+    /// The node it is bound to.
+    pub node: Option<CompactString>,
+    /// Its phase.
+    pub phase: PodPhase,
+    /// Whether the condition `Ready` is true.
+    pub ready: bool,
+    /// Whether deletion was asked for.
+    pub terminating: bool,
+    /// Its address.
+    pub ip: Option<CompactString>,
+    /// UID of its controller.
+    pub owner: Option<CompactString>,
+    /// When it was created.
+    pub created_at: Option<Timestamp>,
+    /// Whether its minion fell silent.
+    pub lost: bool,
+    /// What it asks of a node.
+    pub requests: Requests,
+    /// The node's ports it claims.
+    pub host_ports: Box<[HostPort]>,
+}
+
+impl PodFacts {
+    /// Reads the facts off a pod.
+    pub fn of(pod: &Pod) -> Self {
+        let (spec, status) = (pod.spec.as_ref(), pod.status.as_ref());
+        let controller = pod.metadata.owner_references.iter().flatten().find(|o| o.controller == Some(true));
+        let phase = match status.and_then(|s| s.phase.as_deref()) {
+            Some("Running") => PodPhase::Running,
+            Some("Succeeded") => PodPhase::Succeeded,
+            Some("Failed") => PodPhase::Failed,
+            _ => PodPhase::Pending,
+        };
+        Self {
+            node: spec.and_then(|s| s.node_name.as_deref()).filter(|n| !n.is_empty()).map(Into::into),
+            phase,
+            ready: pod::is_ready(pod),
+            terminating: pod.metadata.deletion_timestamp.is_some(),
+            ip: status.and_then(|s| s.pod_ip.as_deref()).filter(|ip| !ip.is_empty()).map(Into::into),
+            owner: controller.map(|o| o.uid.as_str().into()),
+            created_at: pod.metadata.creation_timestamp.as_ref().map(|t| t.0),
+            lost: status.and_then(|s| s.reason.as_deref()) == Some("NodeLost"),
+            requests: pod::requests(pod),
+            host_ports: pod::host_ports(pod)
+                .into_iter()
+                .map(|(protocol, ip, port)| HostPort { protocol: protocol.into(), ip, port })
+                .collect(),
+        }
+    }
+
+    /// Whether it counts as a replica: neither over nor on its way out.
+    pub fn is_active(&self) -> bool {
+        !self.terminating && !self.phase.is_terminal()
+    }
+}
