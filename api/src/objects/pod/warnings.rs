@@ -1,0 +1,167 @@
+//! Fields of a pod that are stored but that no part of Coracle acts on: told, never ignored in
+//! silence.
+//!
+//! Works on the JSON form, so that one table row per field is all there is to keep true.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use crate::core::{Container, PodSpec};
+
+/// Fields of a spec, and what happens in their place.
+const SPEC: [(&str, &str); 24] = [
+    ("affinity", "pods are placed by nodeSelector, resources and spreading only"),
+    ("topologySpreadConstraints", "pods of one controller are spread over the nodes anyway"),
+    ("tolerations", "nodes have no taints that keep pods away"),
+    ("priorityClassName", "all pods have the same priority"),
+    ("priority", "all pods have the same priority"),
+    ("preemptionPolicy", "no pod displaces another"),
+    ("ephemeralContainers", "such containers are not started; use exec in a container of the pod"),
+    ("imagePullSecrets", "images are pulled with the credentials of the node's engine"),
+    ("automountServiceAccountToken", "pods get no token of the API"),
+    ("schedulingGates", "the pod is scheduled at once"),
+    ("schedulingGroup", "the pod is scheduled on its own"),
+    ("runtimeClassName", "containers run on the node's engine"),
+    ("overhead", "only the requests of the containers are counted"),
+    ("resources", "only the resources of the containers are counted"),
+    ("resourceClaims", "no devices are allocated"),
+    ("evictionResponders", "nobody is asked before an eviction"),
+    ("hostPID", "containers have their own process numbers"),
+    ("hostIPC", "containers do not share the node's IPC"),
+    ("shareProcessNamespace", "each container has its own process numbers"),
+    ("hostAliases", "add the names to DNS or to the image"),
+    ("subdomain", "the pod gets no DNS name of its own"),
+    ("setHostnameAsFQDN", "the host name is the short one"),
+    ("hostnameOverride", "use hostname"),
+    ("hostUsers", "users in containers are users of the node"),
+];
+/// Fields of a container, likewise.
+const CONTAINER: [(&str, &str); 2] =
+    [("resizePolicy", "changed resources need a new pod"), ("stdinOnce", "standard input stays open")];
+/// Fields of security contexts that are enforced.
+const SECURITY: [&str; 6] =
+    ["privileged", "runAsUser", "runAsGroup", "runAsNonRoot", "readOnlyRootFilesystem", "capabilities"];
+
+/// The warnings of a spec, one sentence each.
+pub(in crate::objects) fn spec_warnings(path: &str, spec: &PodSpec) -> Vec<String> {
+    let mut all = Vec::new();
+    // Writing a spec can't fail: it holds strings, numbers and string-keyed maps only.
+    let json = serde_json::to_value(spec).unwrap_or_default();
+    let Value::Object(fields) = &json else { return all };
+    unenforced(path, fields, &SPEC, &mut all);
+    let account = spec.service_account_name.as_deref().unwrap_or_default();
+    if !matches!(account, "" | "default") {
+        all.push(sentence(&format!("{path}.serviceAccountName"), "pods get no token of the API"));
+    }
+    if !matches!(spec.scheduler_name.as_deref(), None | Some("" | "default-scheduler")) {
+        all.push(sentence(&format!("{path}.schedulerName"), "there is one scheduler"));
+    }
+    if spec.dns_config.as_ref().is_some_and(|c| c.options.as_ref().is_some_and(|o| !o.is_empty())) {
+        all.push(sentence(&format!("{path}.dnsConfig.options"), "resolvers have the engine's options"));
+    }
+    security(path, fields, &mut all);
+    for volume in spec.volumes.iter().flatten() {
+        let Some(empty) = &volume.empty_dir else { continue };
+        let path = format!("{path}.volumes[{}].emptyDir", volume.name);
+        if empty.medium.as_deref() == Some("Memory") {
+            all.push(sentence(&format!("{path}.medium"), "the volume is on the node's disk"));
+        }
+        if empty.size_limit.is_some() {
+            all.push(sentence(&format!("{path}.sizeLimit"), "the volume can grow until the disk is full"));
+        }
+    }
+    for list in ["initContainers", "containers"] {
+        let typed = if list == "containers" { Some(&spec.containers) } else { spec.init_containers.as_ref() };
+        let json = fields.get(list).and_then(Value::as_array);
+        for (i, (container, json)) in typed.into_iter().flatten().zip(json.into_iter().flatten()).enumerate() {
+            if let Value::Object(fields) = json {
+                container_warnings(&format!("{path}.{list}[{i}]"), container, fields, &mut all);
+            }
+        }
+    }
+    all
+}
+
+fn sentence(path: &str, instead: &str) -> String {
+    format!("{path} is stored but not enforced: {instead}")
+}
+
+fn unenforced(path: &str, fields: &Map<String, Value>, table: &[(&str, &str)], all: &mut Vec<String>) {
+    let set = |name: &str| fields.get(name).is_some_and(|value| !says_nothing(value));
+    all.extend(table.iter().filter(|(name, _)| set(name)).map(|(name, why)| sentence(&format!("{path}.{name}"), why)));
+}
+
+/// Whether a value asks for nothing.
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Number(n) => n.as_i64() == Some(0),
+        Value::String(s) => s.is_empty(),
+        Value::Array(a) => a.is_empty(),
+        Value::Object(o) => o.is_empty(),
+        Value::Bool(true) => false,
+    }
+}
+
+fn security(path: &str, fields: &Map<String, Value>, all: &mut Vec<String>) {
+    for (name, value) in fields.get("securityContext").and_then(Value::as_object).into_iter().flatten() {
+        let engine_default = match name.as_str() {
+            "seccompProfile" | "appArmorProfile" => value["type"] == "RuntimeDefault",
+            "procMount" => value == "Default",
+            "allowPrivilegeEscalation" => value != false,
+            _ => SECURITY.contains(&name.as_str()),
+        };
+        let asks = !says_nothing(value) || name == "allowPrivilegeEscalation";
+        if asks && !engine_default {
+            all.push(sentence(&format!("{path}.securityContext.{name}"), "containers have the engine's default"));
+        }
+    }
+}
+
+fn container_warnings(path: &str, container: &Container, fields: &Map<String, Value>, all: &mut Vec<String>) {
+    unenforced(path, fields, &CONTAINER, all);
+    security(path, fields, all);
+    let resources = container.resources.iter();
+    let lists = resources.flat_map(|r| [&r.limits, &r.requests]).flatten();
+    let names: BTreeSet<_> = lists.flat_map(|list| list.keys()).collect();
+    for name in names.into_iter().filter(|n| *n != "cpu" && *n != "memory") {
+        all.push(sentence(&format!("{path}.resources ({name})"), "only cpu and memory are counted and limited"));
+    }
+    let message = (container.termination_message_path.as_deref(), container.termination_message_policy.as_deref());
+    if !matches!(message, (None | Some("/dev/termination-log"), None | Some("File"))) {
+        all.push(sentence(&format!("{path}.terminationMessagePath"), "read the container's log"));
+    }
+    if container.lifecycle.as_ref().is_some_and(|l| l.stop_signal.is_some()) {
+        all.push(sentence(&format!("{path}.lifecycle.stopSignal"), "the image's signal is sent, or SIGTERM"));
+    }
+    for mount in container.volume_mounts.iter().flatten() {
+        if !matches!(mount.mount_propagation.as_deref(), None | Some("" | "None")) {
+            all.push(sentence(
+                &format!("{path}.volumeMounts[{}].mountPropagation", mount.name),
+                "mounts do not propagate",
+            ));
+        }
+    }
+    for (field, probe) in [
+        ("livenessProbe", &container.liveness_probe),
+        ("readinessProbe", &container.readiness_probe),
+        ("startupProbe", &container.startup_probe),
+    ] {
+        let get = probe.as_ref().and_then(|p| p.http_get.as_ref());
+        if get.is_some_and(|g| g.scheme.as_deref() == Some("HTTPS")) {
+            all.push(sentence(&format!("{path}.{field}.httpGet.scheme"), "HTTPS only checks that the port answers"));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for variable in container.env.iter().flatten().filter(|v| !seen.insert(v.name.as_str())) {
+        all.push(format!("{path}.env names {} twice: the last one counts", variable.name));
+    }
+    let mut seen = BTreeSet::new();
+    for port in container.ports.iter().flatten() {
+        let protocol = port.protocol.as_deref().unwrap_or("TCP");
+        if !seen.insert((port.container_port, protocol, port.host_port, port.host_ip.as_deref())) {
+            all.push(format!("{path}.ports has {}/{protocol} twice: one of them can go", port.container_port));
+        }
+    }
+}
