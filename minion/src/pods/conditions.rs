@@ -1,7 +1,7 @@
 //! The conditions of a pod. Pure; a transition time changes only with its condition's status.
 
 use coracle_api::{
-    core::{ContainerStatus, PodCondition, PodSpec},
+    core::{ContainerStatus, PodCondition, PodSpec, PodStatus},
     meta::Time,
 };
 use jiff::Timestamp;
@@ -21,17 +21,25 @@ pub(super) struct Facts<'a> {
 /// Why a condition does not hold: one word and a sentence.
 type Why = Option<(&'static str, String)>;
 
+/// The conditions that are the minion's to tell.
+const OWN: [&str; 4] = ["PodScheduled", "Initialized", "ContainersReady", "Ready"];
+
+/// Takes over the conditions that others wrote, such as readiness gates.
+pub(super) fn take_foreign(own: &mut PodStatus, stored: &PodStatus) {
+    let foreign = |c: &&PodCondition| !OWN.contains(&c.type_.as_str());
+    let theirs: Vec<_> = stored.conditions.iter().flatten().filter(foreign).cloned().collect();
+    let conditions = own.conditions.get_or_insert_default();
+    conditions.retain(|c| OWN.contains(&c.type_.as_str()));
+    conditions.extend(theirs);
+}
+
 /// The conditions that are the minion's to tell, then those of others as they were.
 pub(super) fn plan_conditions(facts: &Facts<'_>, before: &[PodCondition], now: Timestamp) -> Vec<PodCondition> {
     let containers = containers_ready(facts);
-    let own = [
-        ("PodScheduled", None),
-        ("Initialized", initialized(facts)),
-        ("ContainersReady", containers.clone()),
-        ("Ready", containers.or_else(|| missing_gate(facts.spec, before))),
-    ];
-    let mut all: Vec<_> = own.iter().map(|(type_, why)| condition(type_, why, before, now)).collect();
-    all.extend(before.iter().filter(|c| own.iter().all(|(type_, _)| c.type_ != *type_)).cloned());
+    let ready = containers.clone().or_else(|| missing_gate(facts.spec, before));
+    let whys = [None, initialized(facts), containers, ready];
+    let mut all: Vec<_> = OWN.iter().zip(&whys).map(|(type_, why)| condition(type_, why, before, now)).collect();
+    all.extend(before.iter().filter(|c| !OWN.contains(&c.type_.as_str())).cloned());
     all
 }
 

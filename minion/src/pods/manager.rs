@@ -1,7 +1,4 @@
-//! Feeds the workers: one worker a pod, woken by the master's changes and the engine's events.
-//!
-//! Order at start: the engine's containers are listed and the master's first list awaited before
-//! anything is planned, so that running containers are adopted and none is taken for an orphan.
+//! The way in: configuration, inputs, and a handle that finds containers.
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
@@ -9,11 +6,22 @@ use coracle_api::{
     client::Change,
     core::{Pod, Service},
 };
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{Clock, Report};
-use crate::runtime::{ContainerId, Runtime};
+use super::{
+    Clock, Report,
+    directory::Directory,
+    execute::{RESTARTS_MAX, Shared},
+    supervisor::Supervisor,
+};
+use crate::{
+    runtime::{ContainerId, Runtime},
+    volumes::Volumes,
+};
 
 /// What a manager must know about its node.
 #[derive(Debug, Clone)]
@@ -92,10 +100,13 @@ pub enum FindError {
 
 /// A handle on the running manager. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Manager {}
+pub struct Manager {
+    directory: Directory,
+}
 
 impl Manager {
-    /// Starts the manager. The task ends after `shutdown`, with containers left running.
+    /// Starts the manager. The task ends after `shutdown`, or when an input ends, with containers
+    /// left running.
     pub fn start<R: Runtime, P: Report>(
         config: Config,
         runtime: Arc<R>,
@@ -103,15 +114,25 @@ impl Manager {
         inputs: Inputs,
         shutdown: CancellationToken,
     ) -> (Self, JoinHandle<()>) {
-        let task = tokio::spawn(async move {
-            let _ = (config, runtime, report, inputs);
-            shutdown.cancelled().await;
-        });
-        (Self {}, task)
+        let directory = Directory::default();
+        let (services, services_seen) = watch::channel(Arc::default());
+        let shared = Shared {
+            volumes: Volumes::new(&config.root),
+            starts: Semaphore::new(config.starts_max.max(1)),
+            restarts: Semaphore::new(RESTARTS_MAX),
+            pulls: Semaphore::new(config.pulls_max.max(1)),
+            config,
+            runtime,
+            report,
+            services: services_seen,
+            directory: directory.clone(),
+        };
+        let supervisor = Supervisor::new(Arc::new(shared), services, shutdown.child_token());
+        (Self { directory }, tokio::spawn(supervisor.run(inputs)))
     }
 
     /// The engine's id of a container of a pod on this node.
     pub fn find(&self, query: &PodQuery) -> Result<ContainerId, FindError> {
-        Err(FindError::NotFound(format!("pod {}/{} is not on this node", query.namespace, query.pod)))
+        self.directory.find(query)
     }
 }

@@ -6,11 +6,13 @@
 //!  probe, timer ─┘     plan::plan_pod   └─ probes
 //! ```
 //!
-//! * [`manager`]: feeds the workers, lists and adopts at start, finds orphans; [`Manager`] is the entry.
+//! * [`manager`]: [`Manager`] is the entry. `supervisor`: feeds the workers, lists and adopts at
+//!   start, finds orphans.
 //! * `worker`: observes, plans from full state, starts what the plan says, reports.
 //! * `plan`, `restart`, `status`, `memory`, `backoff`: pure decisions; no clock, no I/O.
 //! * `container`, `environment`, `expansion`, `naming`: a pod's container → what the engine is asked.
-//! * `execute`: one action of a plan, carried out. [`report`]: what the master is told.
+//! * `execute`: one action of a plan, carried out. [`report`], `status_writer`: what the master is
+//!   told. `directory`: which container a log or command is of.
 //!
 //! The invariant: the name of a container is fixed by pod, container, spec and attempt, and an
 //! attempt number is used for one start only. So whatever crashes between two steps, the engine
@@ -20,8 +22,10 @@ pub mod backoff;
 mod clock;
 mod conditions;
 pub mod container;
+mod directory;
 mod discovery;
 pub mod environment;
+mod execute;
 mod expansion;
 pub mod manager;
 pub mod memory;
@@ -33,7 +37,13 @@ pub mod report;
 pub mod resources;
 pub mod restart;
 pub mod status;
+mod status_writer;
+mod supervisor;
+mod worker;
 
 pub use clock::Clock;
 pub use manager::{Config, FindError, Inputs, Manager, PodQuery};
 pub use report::{ApiReporter, EventType, PodEvent, Report, ReportError};
+
+#[cfg(test)]
+mod tests;

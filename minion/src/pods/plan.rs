@@ -154,7 +154,7 @@ impl Planner<'_> {
         if infra.is_none() && self.wants_network(spec) {
             self.act(Action::RunInfra { attempt: self.memory.infra_attempts });
         }
-        self.fetch_images(spec);
+        self.fetch_images(spec, initialized);
         for (_, container) in restart::containers(spec) {
             self.keep(container, infra, grace);
         }
@@ -213,13 +213,14 @@ impl Planner<'_> {
         })
     }
 
-    fn fetch_images(&mut self, spec: &PodSpec) {
+    fn fetch_images(&mut self, spec: &PodSpec, initialized: bool) {
         let mut asked = BTreeSet::new();
         for (role, container) in restart::containers(spec) {
             let infra = self.observed.infra();
             let fate = restart::fate(spec, role, container, self.memory.containers.get(&container.name), infra);
             let image = image_of(container);
-            if matches!(fate, Fate::Running | Fate::Ended { .. }) || !asked.insert(image) {
+            let over = role == Role::Init && initialized;
+            if over || matches!(fate, Fate::Running | Fate::Ended { .. }) || !asked.insert(image) {
                 continue;
             }
             let never = container.image_pull_policy.as_deref() == Some("Never");
@@ -364,3 +365,6 @@ fn probe_grace(container: &Spec) -> Option<Duration> {
     let own = container.liveness_probe.as_ref().and_then(|p| p.termination_grace_period_seconds)?;
     u64::try_from(own).ok().map(Duration::from_secs)
 }
+
+#[cfg(test)]
+mod tests;

@@ -215,7 +215,8 @@ impl View<'_> {
 
     /// What keeps this container from starting.
     fn obstacle(&self, container: &Spec) -> Option<(&'static str, String)> {
-        if let Some(failure) = self.memory.failures.get(&Slot::Start(container.name.clone())) {
+        let slots = [Slot::Start(container.name.clone()), Slot::Image(image_of(container).to_owned())];
+        if let Some(failure) = slots.iter().find_map(|slot| self.memory.failures.get(slot)) {
             return Some((failure.reason, failure.message.clone()));
         }
         match self.memory.images.get(image_of(container))? {

@@ -60,13 +60,9 @@ impl Volumes {
         Ok(())
     }
 
-    /// The binds of a container's mounts: `host:container[:ro]`. Creates sub-paths.
-    pub fn binds(
-        &self,
-        pod: &Pod,
-        container: &Container,
-        expand: impl Fn(&str) -> String,
-    ) -> Result<Vec<String>, VolumeError> {
+    /// The binds of a container's mounts: `host:container[:ro]`. Creates sub-paths; each `subPathExpr`
+    /// is expected as a `subPath`.
+    pub fn binds(&self, pod: &Pod, container: &Container) -> Result<Vec<String>, VolumeError> {
         let mut binds = Vec::new();
         for mount in container.volume_mounts.iter().flatten() {
             let error = |cause: String| VolumeError::new(&mount.name, cause);
@@ -78,9 +74,8 @@ impl Volumes {
                 (None, Some(host)) => PathBuf::from(&host.path),
                 _ => return Err(error(format!("{} volumes are not supported", kind_of(volume)))),
             };
-            let sub = mount.sub_path_expr.as_deref().map(&expand).or_else(|| mount.sub_path.clone());
-            if let Some(sub) = sub.filter(|s| !s.is_empty()) {
-                path = sub_path::resolve(&path, &sub).map_err(error)?;
+            if let Some(sub) = mount.sub_path.as_deref().filter(|s| !s.is_empty()) {
+                path = sub_path::resolve(&path, sub).map_err(error)?;
             }
             let text = path.to_str().filter(|p| !p.contains(':'));
             let text = text.ok_or_else(|| {

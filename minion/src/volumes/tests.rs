@@ -12,7 +12,7 @@ fn pod(uid: &str, volume: serde_json::Value, mount: serde_json::Value) -> Pod {
 
 fn binds(volumes: &Volumes, pod: &Pod) -> Result<Vec<String>, String> {
     let container = &pod.spec.as_ref().unwrap().containers[0];
-    volumes.mount(pod).and_then(|()| volumes.binds(pod, container, str::to_owned)).map_err(|e| e.to_string())
+    volumes.mount(pod).and_then(|()| volumes.binds(pod, container)).map_err(|e| e.to_string())
 }
 
 #[test]

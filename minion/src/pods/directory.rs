@@ -1,0 +1,89 @@
+//! The containers of all pods on this node by name, for logs and exec.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use coracle_api::core::Pod;
+
+use super::{
+    manager::{FindError, PodQuery},
+    naming::uid_of,
+    observation::{PodObservation, is_running},
+    report::name_of,
+    restart,
+};
+use crate::runtime::ContainerId;
+
+/// Shared by the workers, which keep it, and the node server, which asks it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Directory(Arc<Mutex<HashMap<String, Listed>>>);
+
+#[derive(Debug, Clone)]
+struct Listed {
+    pod: Arc<Pod>,
+    observed: PodObservation,
+}
+
+impl Directory {
+    fn pods(&self) -> MutexGuard<'_, HashMap<String, Listed>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn list(&self, pod: &Arc<Pod>, observed: &PodObservation) {
+        let listed = Listed { pod: Arc::clone(pod), observed: observed.clone() };
+        self.pods().insert(uid_of(pod).to_owned(), listed);
+    }
+
+    pub(super) fn forget(&self, uid: &str) {
+        self.pods().remove(uid);
+    }
+
+    pub(super) fn find(&self, query: &PodQuery) -> Result<ContainerId, FindError> {
+        let wanted = |l: &&Listed| {
+            name_of(&l.pod) == (query.namespace.as_str(), query.pod.as_str())
+                && query.uid.as_deref().is_none_or(|uid| uid.is_empty() || uid == uid_of(&l.pod))
+        };
+        let pods = self.pods();
+        // Of namesakes, the one that is not being deleted.
+        let found = pods.values().filter(wanted).min_by_key(|l| l.pod.metadata.deletion_timestamp.is_some());
+        let Some(Listed { pod, observed }) = found else {
+            return Err(FindError::NotFound(format!("pod {}/{} is not on this node", query.namespace, query.pod)));
+        };
+        let name = container_name(pod, query)?;
+        let mut runs: Vec<_> = observed.all(name).filter(|c| c.state != crate::runtime::State::Created).collect();
+        runs.sort_by_key(|c| std::cmp::Reverse((c.attempt, c.created_at)));
+        let bad = |text: String| Err(FindError::BadRequest(text));
+        match (query.previous, runs.as_slice()) {
+            (_, []) => bad(format!("container {name} of pod {} is waiting to start{}", query.pod, why(pod, name))),
+            (false, [newest, ..]) | (true, [_, newest, ..]) => Ok(newest.id.clone()),
+            (true, [only]) if !is_running(only) => Ok(only.id.clone()),
+            (true, [_]) => bad(format!("container {name} of pod {} has no previous run", query.pod)),
+        }
+    }
+}
+
+fn container_name<'a>(pod: &'a Pod, query: &PodQuery) -> Result<&'a str, FindError> {
+    let names: Vec<&str> = pod.spec.iter().flat_map(restart::containers).map(|(_, c)| c.name.as_str()).collect();
+    let main = pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default();
+    match (query.container.as_str(), main) {
+        ("", [only]) => Ok(&only.name),
+        ("", _) => {
+            let text = format!("pod {} has several containers, name one of: {}", query.pod, names.join(", "));
+            Err(FindError::BadRequest(text))
+        }
+        (name, _) => names.iter().find(|n| **n == name).copied().ok_or_else(|| {
+            let text = format!("pod {} has no container {name}, but: {}", query.pod, names.join(", "));
+            FindError::BadRequest(text)
+        }),
+    }
+}
+
+/// Why a container waits, from the status last reported.
+fn why(pod: &Pod, name: &str) -> String {
+    let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().chain(&s.init_container_statuses));
+    let waiting = statuses.flatten().find(|s| s.name == name).and_then(|s| s.state.as_ref()?.waiting.as_ref());
+    let parts = waiting.map(|w| [w.reason.as_deref(), w.message.as_deref()]).unwrap_or_default();
+    parts.into_iter().flatten().map(|text| format!(": {text}")).collect()
+}

@@ -1,0 +1,196 @@
+//! When a status is written to the master: at once on change, one write at a time, the latest
+//! wins, failures back off. Pure.
+//!
+//! The master's watch echoes our own writes, late; only a status that we did not write lately was
+//! written by someone else (a lost node's, say) and is corrected.
+
+use std::{collections::VecDeque, time::Duration};
+
+use coracle_api::core::PodStatus;
+use jiff::Timestamp;
+
+use super::{backoff::after, report::ReportError};
+
+/// Own writes whose echo may still come.
+const RECENT_MAX: usize = 8;
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// That a pod is being started is worth a write only if it takes this long.
+const STARTING_DELAY: Duration = Duration::from_millis(300);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct StatusWriter {
+    wanted: Option<PodStatus>,
+    /// What the master has, as far as known.
+    stored: Option<PodStatus>,
+    sending: Option<PodStatus>,
+    /// Someone else's write, seen while ours was under way.
+    foreign: Option<PodStatus>,
+    recent: VecDeque<PodStatus>,
+    failures: u32,
+    not_before: Option<Timestamp>,
+}
+
+impl StatusWriter {
+    /// The status that the master should have.
+    pub(super) fn want(&mut self, status: &PodStatus, now: Timestamp) {
+        if self.wanted.as_ref() == Some(status) {
+            return;
+        }
+        if self.failures == 0 {
+            self.not_before = match (is_starting(status), &self.wanted) {
+                (true, None) => Some(after(now, STARTING_DELAY)),
+                (true, Some(_)) => self.not_before,
+                (false, _) => None,
+            };
+        }
+        self.wanted = Some(status.clone());
+    }
+
+    /// The status that the master was seen to have.
+    pub(super) fn see(&mut self, status: Option<&PodStatus>, now: Timestamp) {
+        let status = status.cloned().unwrap_or_default();
+        if let Some(at) = self.recent.iter().position(|s| *s == status) {
+            self.recent.drain(..at);
+        } else if self.sending.is_some() {
+            self.foreign = Some(status);
+        } else if self.stored.as_ref() != Some(&status) {
+            // Two writers that disagree must not run hot.
+            if self.stored.is_some() && self.wanted.as_ref() != Some(&status) {
+                self.back_off(now);
+            }
+            self.stored = Some(status);
+        }
+    }
+
+    /// The status to write now, if any. Tell how it went with [`StatusWriter::sent`].
+    pub(super) fn next(&mut self, now: Timestamp) -> Option<PodStatus> {
+        let due = self.not_before.is_none_or(|at| at <= now);
+        if !due || self.sending.is_some() || self.wanted == self.stored {
+            return None;
+        }
+        self.sending.clone_from(&self.wanted);
+        self.sending.clone()
+    }
+
+    /// When to ask again although nothing changes.
+    pub(super) fn retry_at(&self) -> Option<Timestamp> {
+        self.not_before.filter(|_| self.sending.is_none() && self.wanted != self.stored)
+    }
+
+    /// How the write went.
+    pub(super) fn sent(&mut self, result: &Result<(), ReportError>, now: Timestamp) {
+        let Some(status) = self.sending.take() else { return };
+        match result {
+            Ok(()) | Err(ReportError::Gone) => {
+                self.recent.push_back(status.clone());
+                if self.recent.len() > RECENT_MAX {
+                    self.recent.pop_front();
+                }
+                (self.failures, self.not_before) = (0, None);
+                // Seen before the answer: our own echo, or someone else's write on top of it.
+                let foreign = self.foreign.take().filter(|f| !self.recent.contains(f));
+                self.stored = Some(foreign.unwrap_or(status));
+            }
+            Err(ReportError::Retry(_)) => self.back_off(now),
+        }
+    }
+
+    fn back_off(&mut self, now: Timestamp) {
+        self.not_before = Some(after(now, RETRY_MIN.saturating_mul(1 << self.failures.min(10)).min(RETRY_MAX)));
+        self.failures = self.failures.saturating_add(1);
+    }
+}
+
+/// Whether it says no more than that containers are being created.
+fn is_starting(status: &PodStatus) -> bool {
+    let mut containers = status.container_statuses.iter().flatten();
+    status.phase.as_deref() == Some("Pending")
+        && status.message.is_none()
+        && containers.all(|c| {
+            let waiting = c.state.as_ref().and_then(|s| s.waiting.as_ref());
+            waiting.is_some_and(|w| w.message.is_none())
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn status(phase: &str) -> PodStatus {
+        PodStatus { phase: Some(phase.into()), ..Default::default() }
+    }
+
+    fn later(ms: u64) -> Timestamp {
+        after(NOW, Duration::from_millis(ms))
+    }
+
+    #[test]
+    fn a_status_is_written_once_and_its_echo_changes_nothing() {
+        let mut writer = StatusWriter::default();
+        writer.want(&status("Running"), NOW);
+        assert_eq!(writer.next(NOW), Some(status("Running")));
+        assert_eq!(writer.next(NOW), None, "one at a time");
+        writer.sent(&Ok(()), NOW);
+        writer.see(Some(&status("Running")), NOW);
+        writer.want(&status("Running"), NOW);
+        assert_eq!(writer.next(NOW), None);
+    }
+
+    #[test]
+    fn the_latest_status_wins_while_a_write_is_under_way() {
+        let mut writer = StatusWriter::default();
+        for phase in ["A", "B", "C"] {
+            writer.want(&status(phase), NOW);
+            writer.next(NOW);
+        }
+        writer.see(Some(&status("A")), NOW);
+        writer.sent(&Ok(()), NOW);
+        assert_eq!(writer.next(NOW), Some(status("C")));
+        writer.sent(&Ok(()), NOW);
+        writer.see(Some(&status("A")), NOW);
+        assert_eq!(writer.next(NOW), None, "a late echo of our own is no reason to write");
+    }
+
+    #[test]
+    fn what_someone_else_wrote_is_corrected() {
+        let mut writer = StatusWriter::default();
+        writer.want(&status("Running"), NOW);
+        writer.next(NOW);
+        writer.see(Some(&status("NodeLost")), NOW);
+        writer.sent(&Ok(()), NOW);
+        assert_eq!(writer.next(NOW), Some(status("Running")));
+        writer.sent(&Ok(()), NOW);
+        writer.see(Some(&status("NodeLost")), NOW);
+        assert_eq!(writer.next(NOW), None, "not in a hot loop");
+        assert_eq!(writer.next(writer.retry_at().unwrap()), Some(status("Running")));
+    }
+
+    #[test]
+    fn failed_writes_are_repeated_ever_more_slowly() {
+        let mut writer = StatusWriter::default();
+        writer.want(&status("Running"), NOW);
+        let (mut now, mut waits) = (NOW, Vec::new());
+        for _ in 0..9 {
+            assert!(writer.next(now).is_some());
+            writer.sent(&Err(ReportError::Retry("down".into())), now);
+            let next = writer.retry_at().unwrap();
+            waits.push(next.duration_since(now).as_millis());
+            now = next;
+        }
+        assert_eq!(waits, [50, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+    }
+
+    #[test]
+    fn a_quick_start_is_not_worth_a_write() {
+        let mut writer = StatusWriter::default();
+        writer.see(Some(&status("Pending")), NOW);
+        let starting = PodStatus { host_ip: Some("x".into()), ..status("Pending") };
+        writer.want(&starting, NOW);
+        assert_eq!(writer.next(NOW), None);
+        assert_eq!(writer.next(later(300)), Some(starting));
+    }
+}

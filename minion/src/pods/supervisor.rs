@@ -1,0 +1,318 @@
+//! Feeds the workers: one worker a pod, woken by the master's changes and the engine's events.
+//!
+//! Order at start: the engine's containers are listed, and the master's first lists of pods and
+//! services awaited, before anything is planned. So running containers are adopted, none is taken
+//! for an orphan, and no container starts without its services. When the master is out of reach
+//! later, the workers go on with the pods as last known.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use coracle_api::{
+    client::Change,
+    core::{Pod, Service},
+};
+use tokio::{
+    sync::watch,
+    task::{Id, JoinError, JoinSet},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    execute::Shared,
+    manager::Inputs,
+    naming::uid_of,
+    report::{Report, name_of},
+    worker::{Ended, Mailbox, Worker},
+};
+use crate::runtime::{Container, Runtime, RuntimeEvent};
+
+/// How long to wait before an engine that did not answer is asked again.
+const LIST_AGAIN: Duration = Duration::from_secs(1);
+/// Workers are quick to stop: what they wait for is dropped.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// A pod that is wanted, or of which something is left here.
+struct Entry {
+    pod: Option<Arc<Pod>>,
+    mailbox: Arc<Mailbox>,
+    /// The worker has done its work; the master's word that the pod is gone is still to come.
+    finished: bool,
+}
+
+/// See the module.
+pub(super) struct Supervisor<R, P> {
+    shared: Arc<Shared<R, P>>,
+    shutdown: CancellationToken,
+    services: watch::Sender<Arc<Vec<Service>>>,
+    service_map: BTreeMap<(String, String), Service>,
+    entries: BTreeMap<String, Entry>,
+    workers: JoinSet<Ended>,
+    uids: HashMap<Id, String>,
+    /// The containers at a look that began then; taken when the workers start.
+    listed: Option<(Instant, Vec<Container>)>,
+    /// Pods of which a container changed before the workers started.
+    touched: BTreeSet<String>,
+    list_at: Option<Instant>,
+    pods_known: bool,
+    services_known: bool,
+    active: bool,
+}
+
+impl<R: Runtime, P: Report> Supervisor<R, P> {
+    pub(super) fn new(
+        shared: Arc<Shared<R, P>>,
+        services: watch::Sender<Arc<Vec<Service>>>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            shared,
+            shutdown,
+            services,
+            service_map: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            workers: JoinSet::new(),
+            uids: HashMap::new(),
+            listed: None,
+            touched: BTreeSet::new(),
+            list_at: None,
+            pods_known: false,
+            services_known: false,
+            active: false,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut inputs: Inputs) {
+        let shutdown = self.shutdown.clone();
+        let mut events = self.shared.runtime.events();
+        loop {
+            let list_at = self.list_at;
+            // All cancel-safe: a message or worker that is not taken stays where it is.
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                event = events.recv() => match event {
+                    Some(event) => self.hear(event).await,
+                    None => {
+                        // The contract forbids it; without events nothing would heal.
+                        events = self.shared.runtime.events();
+                        self.list_at = Some(Instant::now() + LIST_AGAIN);
+                    }
+                },
+                change = inputs.pods.recv() => match change {
+                    Some(change) => self.change_pods(change),
+                    None => break,
+                },
+                change = inputs.services.recv() => match change {
+                    Some(change) => self.change_services(change),
+                    None => break,
+                },
+                Some(ended) = self.workers.join_next_with_id() => self.worker_ended(ended),
+                () = tokio::time::sleep_until(list_at.unwrap_or_else(Instant::now)), if list_at.is_some() => {
+                    self.list().await;
+                }
+            }
+            self.activate();
+        }
+        shutdown.cancel();
+        let stopped = async { while self.workers.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_LIMIT, stopped).await.is_err() {
+            tracing::warn!(kind = "pod", "some workers did not stop in time");
+        }
+    }
+
+    async fn hear(&mut self, event: RuntimeEvent) {
+        match event {
+            RuntimeEvent::Gap => self.list().await,
+            RuntimeEvent::Unreachable(why) => tracing::warn!(error = %why, "the container engine can't be reached"),
+            RuntimeEvent::Changed { pod_uid, .. } if !self.active => {
+                self.touched.insert(pod_uid);
+            }
+            RuntimeEvent::Changed { pod_uid, .. } => match self.entries.get(&pod_uid) {
+                Some(entry) if !entry.finished => entry.mailbox.changed(),
+                // Something is left of a pod that should be gone.
+                _ => self.work(pod_uid, None, None),
+            },
+        }
+    }
+
+    async fn list(&mut self) {
+        let since = Instant::now();
+        match self.shared.runtime.list().await {
+            Ok(containers) => {
+                self.list_at = None;
+                if self.active {
+                    self.distribute(since, containers);
+                } else {
+                    self.touched.clear();
+                    self.listed = Some((since, containers));
+                }
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "the containers can't be listed");
+                self.list_at = Some(Instant::now() + LIST_AGAIN);
+            }
+        }
+    }
+
+    /// Gives each pod its part of a list of all containers.
+    fn distribute(&mut self, since: Instant, containers: Vec<Container>) {
+        let mut parts: BTreeMap<String, Vec<Container>> = BTreeMap::new();
+        for container in containers {
+            parts.entry(container.pod_uid.clone()).or_default().push(container);
+        }
+        for (uid, entry) in &self.entries {
+            if !entry.finished {
+                entry.mailbox.containers(since, parts.remove(uid).unwrap_or_default());
+            }
+        }
+        for (uid, part) in parts {
+            self.work(uid, None, Some((since, part)));
+        }
+    }
+
+    /// Starts the workers once everything that they need is known.
+    fn activate(&mut self) {
+        if self.active || !self.pods_known || !self.services_known {
+            return;
+        }
+        let Some((since, containers)) = self.listed.take() else { return };
+        self.active = true;
+        let pods: Vec<_> = self.entries.iter().map(|(uid, e)| (uid.clone(), e.pod.clone())).collect();
+        tracing::info!(pods = pods.len(), containers = containers.len(), "adopting what runs");
+        for (uid, pod) in pods {
+            self.work(uid, pod, None);
+        }
+        self.distribute(since, containers);
+        for uid in std::mem::take(&mut self.touched) {
+            match self.entries.get(&uid) {
+                Some(entry) => entry.mailbox.changed(),
+                None => self.work(uid, None, None),
+            }
+        }
+        self.sweep_volumes();
+    }
+
+    /// Removes volumes of pods that vanished while no minion ran.
+    fn sweep_volumes(&self) {
+        let known: BTreeSet<String> = self.entries.keys().cloned().collect();
+        let volumes = self.shared.volumes.clone();
+        tokio::task::spawn_blocking(move || {
+            for uid in volumes.kept().into_iter().filter(|uid| !known.contains(uid)) {
+                if let Err(e) = volumes.remove(&uid) {
+                    tracing::warn!(kind = "pod", uid, error = %e, "the volumes of a pod that is gone can't be removed");
+                }
+            }
+        });
+    }
+
+    /// Starts a worker for a pod, or for what is left of one.
+    fn work(&mut self, uid: String, pod: Option<Arc<Pod>>, containers: Option<(Instant, Vec<Container>)>) {
+        if uid.is_empty() {
+            return;
+        }
+        let mailbox = Arc::new(Mailbox::default());
+        if let Some((since, containers)) = containers {
+            mailbox.containers(since, containers);
+        }
+        let worker = Worker::new(Arc::clone(&self.shared), uid.clone(), pod.clone(), Arc::clone(&mailbox));
+        let task = self.workers.spawn(worker.run(self.shutdown.clone()));
+        self.uids.insert(task.id(), uid.clone());
+        self.entries.insert(uid, Entry { pod, mailbox, finished: false });
+    }
+
+    fn worker_ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
+        let (id, ended) = match ended {
+            Ok((id, ended)) => (id, Some(ended)),
+            Err(e) => (e.id(), None),
+        };
+        let Some(uid) = self.uids.remove(&id) else { return };
+        let Some(entry) = self.entries.get_mut(&uid) else { return };
+        match (ended, entry.pod.take()) {
+            (None, pod) => {
+                tracing::error!(kind = "pod", uid, "the worker of a pod failed; starting it again");
+                self.work(uid, pod, None);
+            }
+            (Some(Ended::Deleted), pod @ Some(_)) => (entry.pod, entry.finished) = (pod, true),
+            // The pod came (back) while the worker cleared up.
+            (Some(Ended::Cleared), pod @ Some(_)) => self.work(uid, pod, None),
+            (Some(_), None) => {
+                self.entries.remove(&uid);
+            }
+        }
+    }
+
+    fn change_pods(&mut self, change: Change<Pod>) {
+        match change {
+            Change::Replaced(pods) => {
+                let listed: BTreeSet<_> = pods.iter().map(|p| uid_of(p).to_owned()).collect();
+                let gone: Vec<_> = self.entries.keys().filter(|uid| !listed.contains(*uid)).cloned().collect();
+                for uid in gone {
+                    self.forget(&uid);
+                }
+                for pod in pods {
+                    self.apply(pod);
+                }
+                self.pods_known = true;
+            }
+            Change::Applied(pod) => self.apply(pod),
+            Change::Deleted(pod) => self.forget(uid_of(&pod)),
+            Change::Interrupted(why) => {
+                tracing::debug!(kind = "pod", error = %why, "going on with the pods as last known")
+            }
+        }
+    }
+
+    fn apply(&mut self, pod: Pod) {
+        let (uid, pod) = (uid_of(&pod).to_owned(), Arc::new(pod));
+        if uid.is_empty() {
+            tracing::warn!(kind = "pod", name = name_of(&pod).1, "ignored: it has no uid");
+            return;
+        }
+        match self.entries.get_mut(&uid) {
+            Some(entry) => {
+                entry.pod = Some(Arc::clone(&pod));
+                entry.mailbox.pod(Some(pod));
+            }
+            None if self.active => self.work(uid, Some(pod), None),
+            None => {
+                let entry = Entry { pod: Some(pod), mailbox: Arc::default(), finished: false };
+                self.entries.insert(uid, entry);
+            }
+        }
+    }
+
+    fn forget(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        if entry.finished || !self.active {
+            self.entries.remove(uid);
+        } else {
+            entry.pod = None;
+            entry.mailbox.pod(None);
+        }
+    }
+
+    fn change_services(&mut self, change: Change<Service>) {
+        let key = |s: &Service| {
+            (s.metadata.namespace.clone().unwrap_or_default(), s.metadata.name.clone().unwrap_or_default())
+        };
+        match change {
+            Change::Replaced(services) => {
+                self.service_map = services.into_iter().map(|s| (key(&s), s)).collect();
+                self.services_known = true;
+            }
+            Change::Applied(service) => {
+                self.service_map.insert(key(&service), service);
+            }
+            Change::Deleted(service) => {
+                self.service_map.remove(&key(&service));
+            }
+            Change::Interrupted(_) => return,
+        }
+        self.services.send_replace(Arc::new(self.service_map.values().cloned().collect()));
+    }
+}

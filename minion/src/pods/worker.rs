@@ -1,0 +1,463 @@
+//! One pod: observe, plan from full state, start what the plan says, report; again on every change.
+//!
+//! The worker is the only writer of its pod's memory and status. Operations run beside it, one a
+//! slot, so that a container that dies is restarted while another one's image is still pulled. It
+//! never plans on an observation that is older than the end of one of its own operations.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use coracle_api::core::Pod;
+use jiff::Timestamp;
+use tokio::{
+    sync::{Notify, mpsc},
+    task::{AbortHandle, Id, JoinError, JoinSet},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use super::{
+    backoff::{self, CRASH_DELAY_MAX},
+    conditions,
+    execute::{self, Job, Shared},
+    memory::{PodMemory, Slot},
+    naming::uid_of,
+    observation::{PodObservation, is_running},
+    operations::{Action, Outcome},
+    plan::{Context, PodPlan, plan_pod},
+    report::{PodEvent, Report, ReportError},
+    restart,
+    status_writer::StatusWriter,
+};
+use crate::{
+    probes::{self, ProbeKind, Subject, Verdict},
+    runtime::{Container, Runtime, State},
+};
+
+/// How long containers of a pod that nobody knows may take to end.
+const ORPHAN_GRACE: Duration = Duration::from_secs(10);
+/// How long to wait before an engine that did not answer is asked again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Everything is looked at again this often, in case an event was lost after all.
+const RESYNC: Duration = Duration::from_secs(300);
+const VERDICTS_WAITING_MAX: usize = 16;
+
+/// How the manager wakes a worker: the newest of each kind of news, no queue.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    news: Mutex<News>,
+    notify: Notify,
+}
+
+#[derive(Debug, Default)]
+struct News {
+    /// The pod, or that it is gone.
+    pod: Option<Option<Arc<Pod>>>,
+    /// Its containers, and when the look at them began.
+    containers: Option<(Instant, Vec<Container>)>,
+    changed: bool,
+}
+
+impl Mailbox {
+    fn tell(&self, news: impl FnOnce(&mut News)) {
+        news(&mut self.news.lock().unwrap_or_else(PoisonError::into_inner));
+        self.notify.notify_one();
+    }
+
+    /// The pod is now so, or gone.
+    pub(super) fn pod(&self, pod: Option<Arc<Pod>>) {
+        self.tell(|news| news.pod = Some(pod));
+    }
+
+    /// Its containers were so when a look that began then ended.
+    pub(super) fn containers(&self, since: Instant, containers: Vec<Container>) {
+        self.tell(|news| news.containers = Some((since, containers)));
+    }
+
+    /// One of its containers changed.
+    pub(super) fn changed(&self) {
+        self.tell(|news| news.changed = true);
+    }
+
+    fn take(&self) -> News {
+        std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// How a worker came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The pod object is deleted, by this worker.
+    Deleted,
+    /// Nothing of the pod is left here, or the minion stops.
+    Cleared,
+}
+
+enum Done {
+    Operation(Outcome),
+    Status(Result<(), ReportError>),
+}
+
+struct Operation {
+    task: AbortHandle,
+    cancel: CancellationToken,
+}
+
+/// See the module.
+pub(super) struct Worker<R, P> {
+    shared: Arc<Shared<R, P>>,
+    uid: String,
+    mailbox: Arc<Mailbox>,
+    /// As the master has it.
+    pod: Option<Arc<Pod>>,
+    /// As the master last had it.
+    known: Option<Arc<Pod>>,
+    memory: PodMemory,
+    observed: PodObservation,
+    /// The observation tells of everything before this, and of nothing that happened since.
+    fresh: bool,
+    /// A look that began earlier tells too little.
+    looked: Option<Instant>,
+    tasks: JoinSet<Done>,
+    /// Which slot a task works on; none for a status write.
+    slots: HashMap<Id, Option<Slot>>,
+    operations: BTreeMap<Slot, Operation>,
+    probes: BTreeMap<(crate::runtime::ContainerId, ProbeKind), AbortOnDropHandle<()>>,
+    verdicts: (mpsc::Sender<Verdict>, mpsc::Receiver<Verdict>),
+    writer: StatusWriter,
+}
+
+impl<R: Runtime, P: Report> Worker<R, P> {
+    pub(super) fn new(shared: Arc<Shared<R, P>>, uid: String, pod: Option<Arc<Pod>>, mailbox: Arc<Mailbox>) -> Self {
+        let mut memory = pod.as_deref().map(PodMemory::adopt).unwrap_or_default();
+        memory.orphan_grace = ORPHAN_GRACE;
+        let mut writer = StatusWriter::default();
+        if let Some(pod) = &pod {
+            writer.see(pod.status.as_ref(), shared.config.clock.now());
+        }
+        Self {
+            shared,
+            uid,
+            mailbox,
+            known: pod.clone(),
+            pod,
+            memory,
+            observed: PodObservation::default(),
+            fresh: false,
+            looked: None,
+            tasks: JoinSet::new(),
+            slots: HashMap::new(),
+            operations: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            verdicts: mpsc::channel(VERDICTS_WAITING_MAX),
+            writer,
+        }
+    }
+
+    /// Runs until nothing of the pod is left, or until `shutdown`, which leaves its containers as
+    /// they are.
+    pub(super) async fn run(mut self, shutdown: CancellationToken) -> Ended {
+        loop {
+            self.read_news();
+            while let Some(done) = self.tasks.try_join_next_with_id() {
+                self.finish(done);
+            }
+            // Cancel-safe: an observation that is dropped is made again.
+            let looked = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ended::Cleared,
+                looked = self.look() => looked,
+            };
+            let wake_at = if looked {
+                let plan = self.step();
+                if plan.done {
+                    break;
+                }
+                plan.recheck_at
+            } else {
+                Some(backoff::after(self.now(), LOOK_AGAIN))
+            };
+            let wait = wake_at.into_iter().chain(self.writer.retry_at()).min();
+            let wait = wait.map_or(RESYNC, |at| Duration::try_from(at.duration_since(self.now())).unwrap_or_default());
+            // All cancel-safe: a notification, a finished task or a verdict that is not taken stays.
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ended::Cleared,
+                () = self.mailbox.notify.notified() => {}
+                Some(done) = self.tasks.join_next_with_id() => self.finish(done),
+                Some(verdict) = self.verdicts.1.recv() => self.judge(&verdict),
+                () = tokio::time::sleep(wait.min(RESYNC)) => if wait >= RESYNC { self.invalidate() },
+            }
+        }
+        self.shared.directory.forget(&self.uid);
+        if self.memory.deleted { Ended::Deleted } else { Ended::Cleared }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.shared.config.clock.now()
+    }
+
+    fn read_news(&mut self) {
+        let News { pod, containers, changed } = self.mailbox.take();
+        if let Some(pod) = pod {
+            if let Some(pod) = &pod {
+                let now = self.now();
+                self.writer.see(pod.status.as_ref(), now);
+                self.known = Some(Arc::clone(pod));
+                if let (Some(own), Some(stored)) = (&mut self.memory.status, &pod.status) {
+                    conditions::take_foreign(own, stored);
+                }
+            }
+            self.pod = pod;
+        }
+        if changed {
+            self.invalidate();
+        }
+        if let Some((since, containers)) = containers
+            && self.looked.is_none_or(|needed| since >= needed)
+        {
+            self.observe(since, containers);
+        }
+    }
+
+    fn invalidate(&mut self) {
+        (self.fresh, self.looked) = (false, Some(Instant::now()));
+    }
+
+    /// Makes the observation fresh. False when the engine does not answer.
+    async fn look(&mut self) -> bool {
+        if self.fresh {
+            return true;
+        }
+        let since = Instant::now();
+        match self.shared.runtime.list_pod(&self.uid).await {
+            Ok(containers) => {
+                self.observe(since, containers);
+                true
+            }
+            Err(e) => {
+                tracing::debug!(kind = "pod", uid = self.uid, error = %e, "the pod's containers can't be listed");
+                false
+            }
+        }
+    }
+
+    fn observe(&mut self, since: Instant, containers: Vec<Container>) {
+        self.observed = PodObservation { containers };
+        (self.fresh, self.looked) = (true, Some(since));
+        if let Some(pod) = &self.known {
+            self.shared.directory.list(pod, &self.observed);
+        }
+    }
+
+    /// Plans once and sets the plan going.
+    fn step(&mut self) -> PodPlan {
+        let now = self.now();
+        let ended = self.memory.observe(self.pod.as_deref(), &self.observed, now);
+        for name in ended {
+            self.note_end(&name);
+        }
+        let context = Context { node_ip: self.shared.config.node_ip, now };
+        let plan = plan_pod(self.pod.as_deref(), &self.observed, &self.memory, context);
+        if let Some(status) = &plan.status {
+            self.writer.want(status, now);
+            self.memory.status = Some(status.clone());
+        }
+        // The report of an end leaves before the restart that follows it.
+        self.write_status(now);
+        for action in &plan.actions {
+            self.begin(action.clone());
+        }
+        self.probe();
+        if !plan.actions.is_empty() {
+            tracing::debug!(kind = "pod", uid = self.uid, actions = plan.actions.len(), "planned");
+        }
+        plan
+    }
+
+    fn write_status(&mut self, now: Timestamp) {
+        let Some(pod) = self.pod.clone() else { return };
+        let Some(status) = self.writer.next(now) else { return };
+        let shared = Arc::clone(&self.shared);
+        let task = self.tasks.spawn(async move { Done::Status(shared.report.status(&pod, &status).await) });
+        self.slots.insert(task.id(), None);
+    }
+
+    fn begin(&mut self, action: Action) {
+        self.memory.begin(&action);
+        let slot = match (&action, action.slot()) {
+            (Action::Cancel(slot), _) => {
+                if let Some(operation) = self.operations.get(slot) {
+                    operation.cancel.cancel();
+                }
+                return;
+            }
+            (_, Some(slot)) => slot,
+            (_, None) => return,
+        };
+        if let Some(replaced) = self.operations.remove(&slot) {
+            self.slots.remove(&replaced.task.id());
+            replaced.task.abort();
+        }
+        let cancel = CancellationToken::new();
+        let job = Job {
+            pod: self.known.clone(),
+            uid: self.uid.clone(),
+            action,
+            pod_ip: self.pod_ip(),
+            cancel: cancel.clone(),
+        };
+        let run = execute::run(Arc::clone(&self.shared), job);
+        let task = self.tasks.spawn(async move { Done::Operation(run.await) });
+        self.slots.insert(task.id(), Some(slot.clone()));
+        self.operations.insert(slot, Operation { task, cancel });
+    }
+
+    fn pod_ip(&self) -> Option<IpAddr> {
+        self.observed.infra().and_then(|infra| infra.ip)
+    }
+
+    fn finish(&mut self, done: Result<(Id, Done), JoinError>) {
+        let now = self.now();
+        let (id, done) = match done {
+            Ok((id, done)) => (id, Some(done)),
+            Err(e) => (e.id(), None),
+        };
+        // A task that was replaced has no entry any more.
+        let Some(slot) = self.slots.remove(&id) else { return };
+        match (slot, done) {
+            (None, Some(Done::Status(result))) => self.writer.sent(&result, now),
+            (None, _) => self.writer.sent(&Err(ReportError::Retry("the report was interrupted".into())), now),
+            (Some(slot), done) => {
+                self.operations.remove(&slot);
+                self.invalidate();
+                let outcome = match done {
+                    Some(Done::Operation(outcome)) => outcome,
+                    _ => Outcome::Failed { reason: "InternalError", message: "the operation was interrupted".into() },
+                };
+                self.note_failure(&slot, &outcome);
+                self.memory.finish(&slot, outcome, now);
+            }
+        }
+    }
+
+    fn judge(&mut self, verdict: &Verdict) {
+        let Some(memory) = self.memory.containers.get_mut(&verdict.container) else { return };
+        let Some(known) = memory.probes.as_mut().filter(|p| p.id == verdict.id) else { return };
+        match (verdict.kind, verdict.healthy) {
+            (ProbeKind::Startup, true) => known.started = true,
+            (ProbeKind::Readiness, ready) => known.ready = ready,
+            (ProbeKind::Startup | ProbeKind::Liveness, false) => known.dead = Some(verdict.message.clone()),
+            (ProbeKind::Liveness, true) => {}
+        }
+        if !verdict.healthy {
+            self.event(PodEvent::warning("Unhealthy", Some(&verdict.container), verdict.message.clone()));
+        }
+    }
+
+    /// Makes the running probes the wanted ones.
+    fn probe(&mut self) {
+        let mut wanted = BTreeMap::new();
+        let live = self.pod.as_ref().filter(|p| p.metadata.deletion_timestamp.is_none());
+        let ip = match live.and_then(|p| p.spec.as_ref()) {
+            Some(spec) if spec.host_network == Some(true) => Some(self.shared.config.node_ip),
+            _ => self.pod_ip(),
+        };
+        if let (Some(spec), Some(ip)) = (live.and_then(|p| p.spec.as_ref()), ip) {
+            for (_, container) in restart::containers(spec) {
+                for kind in self.wanted_probes(container) {
+                    if let Some(subject) = self.subject(container, kind, ip) {
+                        wanted.insert((subject.id.clone(), kind), subject);
+                    }
+                }
+            }
+        }
+        self.probes.retain(|key, _| wanted.contains_key(key));
+        for (key, subject) in wanted {
+            let (shared, kind, verdicts) = (&self.shared, key.1, &self.verdicts.0);
+            self.probes.entry(key).or_insert_with(|| {
+                let (runtime, clock) = (Arc::clone(&shared.runtime), shared.config.clock.clone());
+                AbortOnDropHandle::new(tokio::spawn(probes::watch(runtime, clock, subject, kind, verdicts.clone())))
+            });
+        }
+    }
+
+    fn wanted_probes(&self, container: &coracle_api::core::Container) -> Vec<ProbeKind> {
+        let name = &container.name;
+        let Some(memory) = self.memory.containers.get(name) else { return Vec::new() };
+        let known = memory.probes.as_ref().filter(|p| memory.last.as_ref().is_some_and(|l| l.id == p.id));
+        let Some(known) = known.filter(|p| p.dead.is_none()) else { return Vec::new() };
+        let hooked = memory.hook.as_ref().is_some_and(|(id, _)| *id == known.id);
+        if hooked || self.memory.in_flight.contains_key(&Slot::Start(name.clone())) {
+            return Vec::new();
+        }
+        let kinds: &[_] =
+            if known.started { &[ProbeKind::Liveness, ProbeKind::Readiness] } else { &[ProbeKind::Startup] };
+        kinds.iter().copied().filter(|kind| probes::probe_of(container, *kind).is_some()).collect()
+    }
+
+    fn subject(&self, container: &coracle_api::core::Container, kind: ProbeKind, ip: IpAddr) -> Option<Subject> {
+        let memory = self.memory.containers.get(&container.name)?;
+        let last = memory.last.as_ref().filter(|last| is_running(last))?;
+        let State::Running { started_at } = last.state else { return None };
+        let ready = memory.probes.as_ref().is_some_and(|p| p.ready);
+        let healthy = kind == ProbeKind::Liveness || kind == ProbeKind::Readiness && ready;
+        Some(Subject { container: container.clone(), id: last.id.clone(), started_at, ip, healthy })
+    }
+
+    fn event(&self, event: PodEvent) {
+        if let Some(pod) = &self.pod {
+            self.shared.report.event(pod, event, self.now());
+        }
+    }
+
+    fn note_end(&self, name: &str) {
+        let Some(memory) = self.memory.containers.get(name) else { return };
+        let Some(State::Exited { code, .. }) = memory.last.as_ref().map(|l| &l.state) else { return };
+        tracing::info!(kind = "container", name, pod = self.uid, code, "ended");
+        let delay = backoff::delay(memory.crashes, CRASH_DELAY_MAX).as_secs();
+        let policy = self.pod.as_ref().and_then(|p| p.spec.as_ref()?.restart_policy.as_deref());
+        if delay > 0 && policy != Some("Never") {
+            let text =
+                format!("Back-off of {delay} s before restarting container {name}, which ended with code {code}");
+            self.event(PodEvent::warning("BackOff", Some(name), text));
+        }
+    }
+
+    /// An event for a failure that is new, or was repeated 2, 4, 8, ... times.
+    fn note_failure(&self, slot: &Slot, outcome: &Outcome) {
+        let (reason, message, count) = match outcome {
+            Outcome::Failed { reason, message } => {
+                (*reason, message, self.memory.failures.get(slot).map_or(0, |f| f.count))
+            }
+            Outcome::ImageMissing { message, looked: false, .. } => {
+                let before = match slot {
+                    Slot::Image(image) => self.memory.images.get(image),
+                    _ => None,
+                };
+                let count = match before {
+                    Some(super::memory::ImageMemory::Missing { failure, .. }) => failure.count,
+                    _ => 0,
+                };
+                ("Failed", message, count)
+            }
+            _ => return,
+        };
+        if (count + 1).is_power_of_two() {
+            let container = match slot {
+                Slot::Start(name) => Some(name.as_str()),
+                _ => None,
+            };
+            self.event(PodEvent::warning(reason, container, message.clone()));
+        }
+        tracing::debug!(kind = "pod", name = self.name(), reason, error = %message, "an operation failed");
+    }
+
+    fn name(&self) -> &str {
+        self.known.as_deref().map_or(&self.uid, |p| p.metadata.name.as_deref().unwrap_or(uid_of(p)))
+    }
+}
