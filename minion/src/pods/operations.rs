@@ -191,7 +191,7 @@ impl PodMemory {
             Outcome::Started { id, hook } => {
                 if let Slot::Start(name) = slot {
                     let memory = self.containers.entry(name.clone()).or_default();
-                    memory.hook = hook.then(|| (id, HookState::Pending));
+                    memory.hook = hook.then_some((id, HookState::Pending));
                 }
                 None
             }

@@ -91,6 +91,8 @@ impl Report for Master {
     }
 }
 
+type Minion = (Manager, JoinHandle<()>, CancellationToken, mpsc::Sender<Change<Service>>);
+
 /// A node: an engine and a master that outlive minions.
 struct Node {
     hollow: Hollow,
@@ -99,7 +101,7 @@ struct Node {
     pods: BTreeMap<String, Pod>,
     root: tempfile::TempDir,
     services: Vec<Service>,
-    minion: Option<(Manager, JoinHandle<()>, CancellationToken, mpsc::Sender<Change<Service>>)>,
+    minion: Option<Minion>,
 }
 
 impl Node {
