@@ -14,6 +14,7 @@ pub mod network;
 pub mod node;
 pub mod pods;
 pub mod probes;
+pub mod proxy;
 mod record;
 pub mod reset;
 pub mod runtime;

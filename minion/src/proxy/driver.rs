@@ -1,0 +1,168 @@
+//! Follows the feeds and keeps a data plane equal to them.
+//!
+//! Invariant: `applied` is what the data plane holds, or `None` where that is not known; then the
+//! next run loads everything. One run at a time; what arrives meanwhile goes into the next.
+
+use std::{future::Future, net::SocketAddrV4, time::Duration};
+
+use ipnet::Ipv4Net;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Feeds, ProxyError,
+    inputs::Inputs,
+    table::{Delta, Portal, Table, diff},
+};
+use crate::feed;
+
+/// A run of this length is followed by a pause of [`PAUSE_FACTOR`] times as long, so that endless
+/// change costs at most a fifth of a core; but no pause is longer than [`PAUSE_MAX`], so that a
+/// change takes effect within 0.1 s.
+const PAUSE_FACTOR: u32 = 4;
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+/// After a failed run, doubled each time.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Between repairs of what others break, so that two who insist do not keep the host busy.
+const REPAIR_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Something that forwards connections as a [`Table`] says.
+pub(super) trait DataPlane: Send {
+    /// Replaces everything by this table. Established connections go on.
+    fn load(&mut self, table: &Table) -> impl Future<Output = Result<(), ProxyError>> + Send;
+
+    /// Carries the loaded table over into the next.
+    fn update(&mut self, delta: &Delta) -> impl Future<Output = Result<(), ProxyError>> + Send;
+
+    /// Ends the flows of a protocol without connections to backends that are gone. Best effort.
+    fn cut(&mut self, flows: &[(Portal, SocketAddrV4)]) -> impl Future<Output = ()> + Send;
+
+    /// Returns, with the reason, when a full load is needed because of something outside. Must be
+    /// cancel-safe.
+    fn disturbed(&mut self) -> impl Future<Output = &'static str> + Send;
+}
+
+/// Runs until `stop` or the end of a feed.
+pub(super) async fn run<P: DataPlane>(
+    mut plane: P,
+    service_cidr: Ipv4Net,
+    mut feeds: Feeds,
+    synced: watch::Sender<bool>,
+    stop: CancellationToken,
+) {
+    let mut inputs = Inputs::new(service_cidr);
+    let mut applied: Option<Table> = None;
+    // The last table known to have been in force: whose flows there may be.
+    let mut last = Table::default();
+    let mut dirty = true;
+    let mut next = Instant::now();
+    let mut repair_from = next;
+    let mut retry = RETRY_MIN;
+    loop {
+        // Cancel-safe: receiving takes a message or nothing, the others only wait.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            received = feeds.receive(&mut inputs) => {
+                if !received {
+                    return;
+                }
+                dirty = true;
+                continue;
+            }
+            reason = plane.disturbed(), if applied.is_some() => {
+                tracing::warn!(reason, "the service proxy's rules were changed by others; loading them again");
+                (applied, dirty) = (None, true);
+                next = next.max(repair_from);
+                continue;
+            }
+            () = tokio::time::sleep_until(next), if dirty && inputs.listed() => {}
+        }
+        feeds.drain(&mut inputs);
+        dirty = false;
+        let table = Table::build(&inputs);
+        let delta = applied.as_ref().map(|applied| diff(applied, &table));
+        if delta.as_ref().is_some_and(Delta::is_empty) {
+            continue;
+        }
+        let started = Instant::now();
+        let full = delta.is_none();
+        let work = async {
+            match &delta {
+                Some(delta) => plane.update(delta).await?,
+                None => plane.load(&table).await?,
+            }
+            let lost = diff(&last, &table).lost_udp();
+            if !lost.is_empty() {
+                plane.cut(&lost).await;
+            }
+            Ok::<(), ProxyError>(())
+        };
+        let result = {
+            let mut work = std::pin::pin!(work);
+            loop {
+                // Cancel-safe: `work` goes on in the next turn; a cut-off nft leaves its transaction
+                // whole or undone.
+                tokio::select! {
+                    result = &mut work => break result,
+                    () = stop.cancelled() => return,
+                    received = feeds.receive(&mut inputs) => {
+                        if !received {
+                            return;
+                        }
+                        dirty = true;
+                    }
+                }
+            }
+        };
+        let took = started.elapsed();
+        match result {
+            Ok(()) => {
+                let changed = delta.as_ref().map_or(table.portals().len(), |d| d.portals.len());
+                let (portals, refusing) = (table.portals().len(), table.refusing());
+                tracing::debug!(full, ?took, changed, portals, refusing, "service table applied");
+                next = Instant::now() + (took * PAUSE_FACTOR).min(PAUSE_MAX);
+                if full {
+                    repair_from = Instant::now() + REPAIR_INTERVAL;
+                }
+                retry = RETRY_MIN;
+                last = table.clone();
+                applied = Some(table);
+                synced.send_replace(true);
+            }
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                if retry == RETRY_MIN || retry == RETRY_MAX {
+                    tracing::warn!(%error, cause, "the service table was not applied; trying again in full");
+                }
+                (applied, dirty) = (None, true);
+                next = Instant::now() + retry;
+                retry = (retry * 2).min(RETRY_MAX);
+            }
+        }
+    }
+}
+
+impl Feeds {
+    /// Takes in one change; false when a feed has ended. Cancel-safe.
+    async fn receive(&mut self, inputs: &mut Inputs) -> bool {
+        tokio::select! {
+            change = self.services.recv() => change.map(|c| inputs.apply_service(c)).is_some(),
+            change = self.endpoints.recv() => change.map(|c| inputs.apply_endpoints(c)).is_some(),
+        }
+    }
+
+    /// Takes in what waits, so that it is in the coming run and not in one of its own.
+    fn drain(&mut self, inputs: &mut Inputs) {
+        for _ in 0..feed::QUEUE {
+            let service = self.services.try_recv().map(|c| inputs.apply_service(c));
+            let endpoints = self.endpoints.try_recv().map(|c| inputs.apply_endpoints(c));
+            if service.is_err() && endpoints.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! The service proxy: connections to a portal reach one of the service's ready backends.
+//!
+//! * [`inputs`]: services and endpoints as their watches showed them. Pure.
+//! * [`table`]: where each portal leads, and what differs between two tables. Pure.
+//! * [`driver`]: follows the watches and carries tables over into a [`driver::DataPlane`].
+//! * [`nftables`], [`nft`], [`monitor`], [`conntrack`]: the data plane in the kernel.
+//!
+//! Owns the nftables table `coracle-<cluster>` and nothing else of the packet filter; the route of
+//! the service range is the pod network's.
+//!
+//! Invariant: what is addressed to the service range and answered by no portal is refused on this
+//! host. Rules outlive the process: pods keep their services while a minion restarts.
+
+mod conntrack;
+mod driver;
+mod error;
+pub mod inputs;
+mod monitor;
+pub mod nft;
+mod nftables;
+pub mod table;
+
+use coracle_api::{
+    client::{Change, Client, ListParams, Reflector},
+    core::{Endpoints, Service},
+};
+use ipnet::Ipv4Net;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::feed;
+
+pub use error::ProxyError;
+use nftables::Nftables;
+
+/// What the proxy serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyConfig {
+    /// The cluster's id: 8 hex digits.
+    pub cluster_id: String,
+    /// The cluster's service range.
+    pub service_cidr: Ipv4Net,
+    /// The node's pod range.
+    pub pod_cidr: Ipv4Net,
+}
+
+/// Changes of services and of endpoints, as reflectors report them.
+#[derive(Debug)]
+pub struct Feeds {
+    /// Services of all namespaces.
+    pub services: mpsc::Receiver<Change<Service>>,
+    /// Endpoints of all namespaces.
+    pub endpoints: mpsc::Receiver<Change<Endpoints>>,
+}
+
+impl Feeds {
+    /// Own watches at the master, until `stop`. Where a part of the process watches services
+    /// already, its feed saves one of them.
+    pub fn watch(client: &Client, stop: &CancellationToken) -> Self {
+        let (to_services, services) = mpsc::channel(feed::QUEUE);
+        let (to_endpoints, endpoints) = mpsc::channel(feed::QUEUE);
+        let reflector = Reflector::new(client.all::<Service>(), ListParams::default());
+        tokio::spawn(feed::run(reflector, vec![to_services], stop.clone()));
+        let reflector = Reflector::new(client.all::<Endpoints>(), ListParams::default());
+        tokio::spawn(feed::run(reflector, vec![to_endpoints], stop.clone()));
+        Self { services, endpoints }
+    }
+}
+
+/// Runs the proxy in the kernel until `stop` or until a feed ends. `synced` becomes true when the
+/// first complete table is loaded.
+pub async fn run(config: ProxyConfig, feeds: Feeds, synced: watch::Sender<bool>, stop: CancellationToken) {
+    let service_cidr = config.service_cidr.trunc();
+    driver::run(Nftables::new(&config), service_cidr, feeds, synced, stop).await;
+}
+
+/// A running proxy. Dropping it stops it; the rules stay.
+#[derive(Debug)]
+pub struct Proxy {
+    synced: watch::Receiver<bool>,
+    stop: CancellationToken,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Starts a proxy with its own watches. Needs a runtime; returns at once.
+    pub fn start(client: &Client, config: ProxyConfig) -> Self {
+        let stop = CancellationToken::new();
+        let feeds = Feeds::watch(client, &stop);
+        let (sender, synced) = watch::channel(false);
+        let task = tokio::spawn(run(config, feeds, sender, stop.clone()));
+        Self { synced, stop, task: Some(task) }
+    }
+
+    /// Whether the first complete table has been loaded.
+    pub fn synced(&self) -> watch::Receiver<bool> {
+        self.synced.clone()
+    }
+
+    /// Returns when the first complete table has been loaded, or the proxy has ended.
+    pub async fn ready(&self) {
+        // An error means that the proxy has ended.
+        let _ = self.synced.clone().wait_for(|synced| *synced).await;
+    }
+
+    /// Stops following the master. The rules stay, so running pods keep their services.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        if let Some(task) = self.task.take() {
+            if let Err(error) = task.await {
+                tracing::warn!(error = %error, "the service proxy failed");
+            }
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Removes the cluster's rules from this host, for a reset. None there is success.
+pub async fn remove(cluster_id: &str) -> Result<(), ProxyError> {
+    nftables::remove(cluster_id).await
+}

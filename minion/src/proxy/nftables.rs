@@ -1,0 +1,189 @@
+//! The data plane in the kernel: runs `nft`, and notices when its work is undone.
+
+use std::{io, net::SocketAddrV4, process::Stdio, time::Duration};
+
+use tokio::{io::AsyncWriteExt, process::Command, time::Instant};
+
+use super::{
+    ProxyConfig, ProxyError, conntrack,
+    driver::DataPlane,
+    monitor::{Heard, Monitor},
+    nft::{self, Frame, Masquerade},
+    table::{Delta, Portal, Table},
+};
+
+/// A full load of 10,000 services takes 0.4 s; a machine under load takes its time.
+const LIMIT: Duration = Duration::from_secs(30);
+/// How much of nft's complaints is kept: it repeats the line it complains about.
+const OUTPUT_CHARS: usize = 400;
+/// Between looks at whether bridges show their frames to netfilter; reads one file.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between looks at the table itself, below announcements that were lost.
+const VERIFY_INTERVAL: Duration = Duration::from_secs(60);
+const BRIDGE_NETFILTER: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+
+/// The kernel's nftables table of one cluster.
+#[derive(Debug)]
+pub(super) struct Nftables {
+    frame: Frame,
+    monitor: Option<Monitor>,
+    next_look: Instant,
+    next_verify: Instant,
+}
+
+impl Nftables {
+    pub(super) fn new(config: &ProxyConfig) -> Self {
+        let frame = Frame {
+            table: nft::table_name(&config.cluster_id),
+            service_cidr: config.service_cidr.trunc(),
+            pod_cidr: config.pod_cidr.trunc(),
+            masquerade: masquerade_now(),
+        };
+        let now = Instant::now();
+        Self { frame, monitor: None, next_look: now + LOOK_INTERVAL, next_verify: now + VERIFY_INTERVAL }
+    }
+
+    async fn transaction(&mut self, what: &'static str, script: &str) -> Result<(), ProxyError> {
+        let monitor = self.monitor.as_mut();
+        run(what, &["-f", "-"], script, |pid| monitor.into_iter().for_each(|m| m.expect(pid))).await.map(drop)
+    }
+
+    fn listen(&mut self) {
+        if self.monitor.is_none() {
+            let opened = Monitor::open(&self.frame.table);
+            self.monitor = opened
+                .inspect_err(|error| tracing::debug!(%error, "no announcements of ruleset changes; looking by time"))
+                .ok();
+        }
+    }
+
+    /// Whether the kernel still has the rules that everything hangs on.
+    async fn intact(&self) -> bool {
+        let table = &self.frame.table;
+        match run("a look at the table", &["--terse", "list", "table", "ip", table], "", |_| {}).await {
+            Ok(listing) => {
+                let range = self.frame.service_cidr.to_string();
+                listing.matches("vmap @portals").count() == 2 && listing.matches(range.as_str()).count() >= 5
+            }
+            Err(ProxyError::Refused { .. }) => false,
+            // Not known; the next look tells.
+            Err(_) => true,
+        }
+    }
+
+    async fn heard(monitor: &mut Option<Monitor>) -> Heard {
+        let Some(open) = monitor else { return std::future::pending().await };
+        match open.next().await {
+            Ok(heard) => heard,
+            Err(error) => {
+                tracing::debug!(%error, "the announcements of ruleset changes ended");
+                *monitor = None;
+                Heard::Gap
+            }
+        }
+    }
+}
+
+impl DataPlane for Nftables {
+    async fn load(&mut self, table: &Table) -> Result<(), ProxyError> {
+        // Listening first: what is undone right after the load is noticed.
+        self.listen();
+        self.frame.masquerade = masquerade_now();
+        let script = nft::full(&self.frame, table);
+        self.transaction("the full table", &script).await
+    }
+
+    async fn update(&mut self, delta: &Delta) -> Result<(), ProxyError> {
+        let script = nft::update(&self.frame, delta);
+        self.transaction("a change", &script).await
+    }
+
+    async fn cut(&mut self, flows: &[(Portal, SocketAddrV4)]) {
+        conntrack::cut(flows).await;
+    }
+
+    async fn disturbed(&mut self) -> &'static str {
+        loop {
+            let wake = self.next_look.min(self.next_verify);
+            // Cancel-safe: a datagram is read whole, a sleep keeps nothing; the times are kept.
+            tokio::select! {
+                heard = Self::heard(&mut self.monitor) => match heard {
+                    Heard::ForeignChange => return "the table was changed",
+                    Heard::Gap => self.next_verify = Instant::now(),
+                },
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            let now = Instant::now();
+            if now >= self.next_look {
+                self.next_look = now + LOOK_INTERVAL;
+                if masquerade_now() != self.frame.masquerade {
+                    return "bridge netfilter was switched";
+                }
+            }
+            if now >= self.next_verify {
+                // Moved only when done: a look that is cancelled is taken again.
+                let intact = self.intact().await;
+                self.next_verify = Instant::now() + VERIFY_INTERVAL;
+                if !intact {
+                    return "the table is not as it was loaded";
+                }
+            }
+        }
+    }
+}
+
+/// Removes the cluster's table.
+pub(super) async fn remove(cluster_id: &str) -> Result<(), ProxyError> {
+    let script = nft::remove(&nft::table_name(cluster_id));
+    match run("the removal of the table", &["-f", "-"], &script, |_| {}).await {
+        // Without the tool there can be no table.
+        Ok(_) | Err(ProxyError::Missing) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Bridges show their frames to netfilter unless the module is absent or switched off.
+fn masquerade_now() -> Masquerade {
+    match std::fs::read_to_string(BRIDGE_NETFILTER) {
+        Ok(value) if value.trim() == "1" => Masquerade::Loops,
+        _ => Masquerade::Bridge,
+    }
+}
+
+/// Runs nft with `input` and returns its output. `started` gets the process id before nft acts.
+async fn run(
+    what: &'static str,
+    arguments: &[&str],
+    input: &str,
+    started: impl FnOnce(u32),
+) -> Result<String, ProxyError> {
+    let mut command = Command::new("nft");
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => ProxyError::Missing,
+        _ => ProxyError::Run(e),
+    })?;
+    // nft acts only after the end of its input, so nothing of it can be announced before this.
+    if let Some(pid) = child.id() {
+        started(pid);
+    }
+    let stdin = child.stdin.take();
+    let finish = async {
+        let writing = async {
+            if let Some(mut stdin) = stdin {
+                // Where nft gives up early, its status and words tell more than a broken pipe.
+                let _ = stdin.write_all(input.as_bytes()).await;
+            }
+        };
+        let ((), output) = tokio::join!(writing, child.wait_with_output());
+        output
+    };
+    let output = tokio::time::timeout(LIMIT, finish)
+        .await
+        .map_err(|_| ProxyError::Timeout { what, seconds: LIMIT.as_secs() })??;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let words = String::from_utf8_lossy(&output.stderr).trim().chars().take(OUTPUT_CHARS).collect();
+    Err(ProxyError::Refused { what, output: words })
+}
