@@ -21,6 +21,10 @@ enum Op {
     NotIn(Vec<String>),
     Exists,
     Missing,
+    /// The value is "" or the key is missing: `k=` of 2014.
+    Empty,
+    /// The value is anything else: `k!=` of 2014.
+    NotEmpty,
 }
 
 /// A parsed label selector. The empty one matches everything.
@@ -47,8 +51,8 @@ impl LabelSelector {
             let (key, equal, value) =
                 split_equality(term).ok_or_else(|| bad(term, "expected key=value or key!=value"))?;
             let op = match (equal, value) {
-                (true, "") => Op::NotIn(Vec::new()),
-                (false, "") => Op::Exists,
+                (true, "") => Op::Empty,
+                (false, "") => Op::NotEmpty,
                 (true, v) => Op::In(vec![v.to_owned()]),
                 (false, v) => Op::NotIn(vec![v.to_owned()]),
             };
@@ -78,6 +82,8 @@ impl LabelSelector {
                 Op::NotIn(unwanted) => value.is_none_or(|v| !unwanted.iter().any(|w| w == v)),
                 Op::Exists => value.is_some(),
                 Op::Missing => value.is_none(),
+                Op::Empty => value.is_none_or(str::is_empty),
+                Op::NotEmpty => value.is_some_and(|v| !v.is_empty()),
             }
         })
     }
@@ -250,6 +256,10 @@ mod tests {
         let s = LabelSelector::parse_v1beta1("a=,b!=2").unwrap();
         assert!(s.matches(Some(&labels("c=1"))));
         assert!(!s.matches(Some(&labels("a=1"))));
+        assert!(s.matches(Some(&labels("a="))));
+        let s = LabelSelector::parse_v1beta1("a!=").unwrap();
+        assert!(s.matches(Some(&labels("a=1"))));
+        assert!(!s.matches(Some(&labels("a="))));
         assert!(LabelSelector::parse_v1beta1("a in (b)").is_err());
     }
 
