@@ -4,7 +4,7 @@ use coracle_api::{
     client::{Change, Reflector},
     kinds::TypedObject,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Changes waiting for a part that is busy; then the watch waits, and the master cuts it off if that
@@ -13,8 +13,18 @@ pub(crate) const QUEUE: usize = 64;
 
 /// Carries every change to all `followers` until cancelled, or until one of them is gone.
 pub(crate) async fn run<T: TypedObject>(
+    reflector: Reflector<T>,
+    followers: Vec<mpsc::Sender<Change<T>>>,
+    shutdown: CancellationToken,
+) {
+    run_synced(reflector, followers, watch::Sender::new(false), shutdown).await;
+}
+
+/// [`run`] that sets `synced` when the followers have been handed the first list.
+pub(crate) async fn run_synced<T: TypedObject>(
     mut reflector: Reflector<T>,
     followers: Vec<mpsc::Sender<Change<T>>>,
+    synced: watch::Sender<bool>,
     shutdown: CancellationToken,
 ) {
     let following = async {
@@ -23,10 +33,14 @@ pub(crate) async fn run<T: TypedObject>(
             if let Change::Interrupted(error) = &change {
                 tracing::debug!(kind = T::row().plural, %error, "the watch is interrupted");
             }
+            let listed = matches!(change, Change::Replaced(_));
             for follower in &followers {
                 if follower.send(change.clone()).await.is_err() {
                     return;
                 }
+            }
+            if listed {
+                synced.send_if_modified(|synced| !std::mem::replace(synced, true));
             }
         }
     };

@@ -11,7 +11,7 @@ use std::{future::Future, net::IpAddr, panic::AssertUnwindSafe, path::PathBuf, s
 
 use coracle_api::{
     client::{Client, ClientError, ListParams, Reflector},
-    core::{Pod, Service},
+    core::{Endpoints, Pod, Service},
 };
 use futures_util::FutureExt;
 use ipnet::Ipv4Net;
@@ -34,6 +34,7 @@ use crate::{
         tunnel,
     },
     pods::{self, ApiReporter, Manager},
+    proxy::{self, ProxyConfig},
     record::{DirLock, Record},
     runtime::{
         RuntimeError,
@@ -161,17 +162,30 @@ impl Minion {
         let parts = Parts::default();
         let (pod_changes, pods) = mpsc::channel(feed::QUEUE);
         let (service_changes, services) = mpsc::channel(feed::QUEUE);
-        let of_node = ListParams { fields: format!("spec.nodeName={name}"), ..Default::default() };
-        let pod_reflector = Reflector::new(client.all::<Pod>(), of_node);
-        let service_reflector = Reflector::new(client.all::<Service>(), ListParams::default());
-        parts.run("pod watch", feed::run(pod_reflector, vec![pod_changes], parts.token()));
-        parts.run("service watch", feed::run(service_reflector, vec![service_changes], parts.token()));
+        let (portal_changes, portals) = mpsc::channel(feed::QUEUE);
+        let (endpoints_changes, endpoints) = mpsc::channel(feed::QUEUE);
+        let (pods_listed, proxy_synced) = (watch::Sender::new(false), watch::Sender::new(false));
+        let synced = vec![pods_listed.subscribe(), proxy_synced.subscribe()];
 
+        let proxy =
+            ProxyConfig { cluster_id: cluster.cluster_id.clone(), service_cidr: cluster.service_cidr, pod_cidr };
+        let feeds = proxy::Feeds { services: portals, endpoints };
+        parts.run("service proxy", proxy::run(proxy, feeds, proxy_synced, parts.token()));
         let pods_config = pods::Config::new(&name, address, &cluster.cluster_id, config.root_dir);
         let reporter = Arc::new(ApiReporter::new(client.clone(), &name));
         let inputs = pods::Inputs { pods, services };
         let (manager, managing) = Manager::start(pods_config, Arc::clone(&runtime), reporter, inputs, parts.token());
         parts.run("pod manager", managing.map(drop));
+
+        let all = ListParams::default();
+        let of_node = ListParams { fields: format!("spec.nodeName={name}"), ..Default::default() };
+        let reflector = Reflector::new(client.all::<Pod>(), of_node);
+        parts.run("pod watch", feed::run_synced(reflector, vec![pod_changes], pods_listed, parts.token()));
+        let reflector = Reflector::new(client.all::<Service>(), all.clone());
+        let followers = vec![service_changes, portal_changes];
+        parts.run("service watch", feed::run(reflector, followers, parts.token()));
+        let reflector = Reflector::new(client.all::<Endpoints>(), all);
+        parts.run("endpoints watch", feed::run(reflector, vec![endpoints_changes], parts.token()));
 
         let beating = heartbeat::run(
             client.clone(),
@@ -188,15 +202,7 @@ impl Minion {
             tunnel::run(client.transport().clone(), name.clone(), server, parts.tasks.clone(), parts.token());
         parts.run("tunnel", tunnelling);
         tracing::info!(node = name, %address, %pod_cidr, cluster = cluster.cluster_id, "the minion runs");
-        Ok(Self {
-            name,
-            cluster_id: cluster.cluster_id,
-            pod_cidr,
-            parts,
-            network: Some(network),
-            synced: Vec::new(),
-            _lock: lock,
-        })
+        Ok(Self { name, cluster_id: cluster.cluster_id, pod_cidr, parts, network: Some(network), synced, _lock: lock })
     }
 
     /// The node's name.

@@ -1,5 +1,5 @@
-//! Takes everything of one cluster off this host: containers, networks, the infra image if nobody
-//! uses it, volumes and the minion's directory.
+//! Takes everything of one cluster off this host: containers, network, service rules, the infra
+//! image if nobody uses it, volumes and the minion's directory.
 //!
 //! Invariant: only what carries the cluster's label or name is touched. Idempotent; the record that
 //! tells which cluster it is goes last, so an interrupted reset can be run again.
@@ -17,6 +17,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::{
     network::{self, NetworkError},
+    proxy::{self, ProxyError},
     record::{DirLock, Record, RecordError},
     runtime::{RuntimeError, docker::Engine, infra, labels},
 };
@@ -59,6 +60,9 @@ pub enum ResetError {
     /// The network is not the cluster's, or will not go.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// The service rules will not go.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// The directory is in use or can't be changed.
     #[error(transparent)]
     Directory(#[from] RecordError),
@@ -97,6 +101,7 @@ pub async fn reset(config: ResetConfig) -> Result<ResetReport, ResetError> {
     };
     let socket = config.docker.or_else(|| record.as_ref().map(|r| r.docker.clone()));
     let engine = Engine::connect(socket.as_deref()).await?;
+    proxy::remove(&cluster_id).await?;
     let report = ResetReport {
         containers: remove_containers(&engine, &cluster_id).await?,
         networks: remove_networks(&engine, &cluster_id).await?,

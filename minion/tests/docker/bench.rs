@@ -70,6 +70,7 @@ async fn clean(docker: &Docker, cluster: &str, network: &str) {
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         let _ = docker.remove_container(&container.id.unwrap_or_default(), Some(options)).await;
     }
+    let _ = coracle_minion::proxy::remove(cluster).await;
     let _ = docker.remove_network(network).await;
     let options = RemoveImageOptionsBuilder::default().force(true).build();
     let _ = docker.remove_image(&image_name(cluster), Some(options), None).await;

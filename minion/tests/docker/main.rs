@@ -7,6 +7,7 @@ mod bench;
 mod pull;
 mod reset;
 mod tunnel;
+mod whole;
 
 use std::{
     net::{IpAddr, TcpListener},
@@ -105,6 +106,8 @@ async fn the_infra_container_waits_in_next_to_no_memory_and_dies_at_once_when_re
 #[tokio::test]
 async fn the_infra_image_is_made_once() {
     with_engine(async |b: &Bench| {
+        // While a container uses it nobody removes it.
+        b.runtime.run_infra(&b.infra("u1")).await.unwrap();
         let first = b.runtime.image(infra::IMAGE).await.unwrap().expect("made when the runtime was");
         b.runtime_at(std::path::Path::new(b.runtime.engine().socket())).await;
         assert_eq!(b.runtime.image(infra::IMAGE).await.unwrap(), Some(first));
