@@ -2,6 +2,11 @@
 //!
 //! Invariant: nothing else in the crate writes to the two streams, except raw exec output.
 
+pub(crate) mod age;
+pub(crate) mod columns;
+pub(crate) mod pod_status;
+pub(crate) mod table;
+
 use std::io::Write;
 
 use serde_json::Value;

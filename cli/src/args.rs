@@ -1,0 +1,346 @@
+//! The modern command line, in clap's terms. Holds no behaviour.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::Ipv4Net;
+
+use crate::{kubecfg::flags::parse_go_duration, session::DEFAULT_MASTER};
+
+const AFTER_HELP: &str = "\
+The command line of kubecfg 0.5.4 works too, as typed in 2014:
+  coracle list pods
+  coracle -c pod.json create pods
+  coracle get pods/jenkins          coracle delete pods/jenkins
+  coracle resize jenkins-slave 2    coracle stop|rm jenkins-slave
+Through a link named kubecfg this binary speaks only that.";
+
+/// Containers on many hosts: the Kubernetes model in one small binary.
+#[derive(Debug, Parser)]
+#[command(name = "coracle", version, about, after_help = AFTER_HELP, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Address of the master
+    #[arg(long, short = 's', global = true, env = "KUBERNETES_MASTER", value_name = "URL", default_value = DEFAULT_MASTER)]
+    pub(crate) master: String,
+    /// Namespace of the request
+    #[arg(long, short = 'n', global = true, value_name = "NS", default_value = "default")]
+    pub(crate) namespace: String,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole cluster on this machine: master and minion in one process
+    Up(ServerArgs),
+    /// Run a master
+    Master(ServerArgs),
+    /// Run a minion that joins the master given by --master
+    Minion(MinionArgs),
+    /// Remove everything a cluster left on this host
+    Reset(ResetArgs),
+    /// Show objects in a table
+    Get(GetArgs),
+    /// Show one object in detail, its events, and what is wrong with it
+    Describe(DescribeArgs),
+    /// Print the output of a container
+    Logs(LogsArgs),
+    /// Run a command in a container
+    Exec(ExecArgs),
+    /// Make the cluster's objects equal to those in files
+    Apply(FilesArgs),
+    /// Create the objects in files
+    Create(FilesArgs),
+    /// Delete objects and wait until they are gone
+    Delete(DeleteArgs),
+    /// Set the number of replicas
+    Scale(ScaleArgs),
+    /// List events, the newest last
+    Events(EventsArgs),
+    /// Run an image in a pod, or in several with --replicas
+    Run(RunArgs),
+    /// Print a completion script for a shell
+    Completions { shell: clap_complete::Shell },
+    /// Print the versions of client and master
+    Version,
+    /// List the kinds of objects
+    ApiResources,
+}
+
+/// `coracle up`, `coracle master`
+#[derive(Debug, Args)]
+pub(crate) struct ServerArgs {
+    /// Directory of the store and of the minion's volumes
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/coracle")]
+    pub(crate) data_dir: PathBuf,
+    /// Address of the API
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
+    pub(crate) listen: SocketAddr,
+    /// Socket of the Docker engine [default: DOCKER_HOST, then /var/run/docker.sock]
+    #[arg(long, value_name = "SOCK")]
+    pub(crate) docker: Option<String>,
+    /// Name of this node [default: the host's name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Addresses of pods
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) pod_cidr: Option<Ipv4Net>,
+    /// Addresses of services
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) service_cidr: Option<Ipv4Net>,
+}
+
+/// `coracle minion`; the master comes from `--master`.
+#[derive(Debug, Args)]
+pub(crate) struct MinionArgs {
+    /// Name of this node [default: the host's name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Where other nodes reach this one [default: the address of the default route]
+    #[arg(long, value_name = "IP")]
+    pub(crate) address: Option<std::net::IpAddr>,
+    /// Socket of the Docker engine [default: DOCKER_HOST, then /var/run/docker.sock]
+    #[arg(long, value_name = "SOCK")]
+    pub(crate) docker: Option<String>,
+    /// Directory of the pods' volumes
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/coracle")]
+    pub(crate) data_dir: PathBuf,
+}
+
+/// `coracle reset`
+#[derive(Debug, Args)]
+pub(crate) struct ResetArgs {
+    /// Directory given to `up`, `master` or `minion`
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/coracle")]
+    pub(crate) data_dir: PathBuf,
+    /// Socket of the Docker engine [default: DOCKER_HOST, then /var/run/docker.sock]
+    #[arg(long, value_name = "SOCK")]
+    pub(crate) docker: Option<String>,
+    /// Do it without asking
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// Forms of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// JSON as the API has it
+    Json,
+    /// YAML as the API has it
+    Yaml,
+    /// The table with more columns
+    Wide,
+    /// kind/name, one a line
+    Name,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// KIND [NAME..], KIND/NAME .., or `all`
+    #[arg(required = true, value_name = "KIND[/NAME]")]
+    pub(crate) what: Vec<String>,
+    /// In all namespaces
+    #[arg(long, short = 'A')]
+    pub(crate) all_namespaces: bool,
+    /// Only objects whose labels match
+    #[arg(long, short = 'l', value_name = "SELECTOR", default_value = "", hide_default_value = true)]
+    pub(crate) selector: String,
+    /// Only objects whose fields match
+    #[arg(long, value_name = "SELECTOR", default_value = "", hide_default_value = true)]
+    pub(crate) field_selector: String,
+    /// Form of the output
+    #[arg(long, short = 'o', value_name = "FORM")]
+    pub(crate) output: Option<Form>,
+    /// Go on showing changes until interrupted
+    #[arg(long, short = 'w')]
+    pub(crate) watch: bool,
+    /// Leave out the header
+    #[arg(long)]
+    pub(crate) no_headers: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DescribeArgs {
+    /// KIND NAME.. or KIND/NAME..
+    #[arg(required = true, value_name = "KIND NAME")]
+    pub(crate) what: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// The pod, NAME or pod/NAME
+    pub(crate) pod: String,
+    /// The container, if the pod has several
+    #[arg(long, short = 'c')]
+    pub(crate) container: Option<String>,
+    /// Go on as the container writes
+    #[arg(long, short = 'f')]
+    pub(crate) follow: bool,
+    /// Only the last N lines
+    #[arg(long, value_name = "N")]
+    pub(crate) tail: Option<u64>,
+    /// Only what is newer, such as 5m
+    #[arg(long, value_name = "AGE", value_parser = duration)]
+    pub(crate) since: Option<Duration>,
+    /// The time before each line
+    #[arg(long)]
+    pub(crate) timestamps: bool,
+    /// Of the container before its last restart
+    #[arg(long, short = 'p')]
+    pub(crate) previous: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// The pod, NAME or pod/NAME
+    pub(crate) pod: String,
+    /// The container, if the pod has several
+    #[arg(long, short = 'c')]
+    pub(crate) container: Option<String>,
+    /// Pass stdin on
+    #[arg(long, short = 'i')]
+    pub(crate) stdin: bool,
+    /// Give the command a terminal
+    #[arg(long, short = 't')]
+    pub(crate) tty: bool,
+    /// The command, after --
+    #[arg(required = true, last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+/// `apply` and `create`
+#[derive(Debug, Args)]
+pub(crate) struct FilesArgs {
+    /// File, directory, or - for stdin; may be repeated
+    #[arg(long = "filename", short = 'f', required = true, value_name = "FILE")]
+    pub(crate) files: Vec<String>,
+    /// Form of the output
+    #[arg(long, short = 'o', value_name = "FORM")]
+    pub(crate) output: Option<Form>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// KIND NAME.. or KIND/NAME..
+    #[arg(value_name = "KIND NAME", required_unless_present_any = ["files"])]
+    pub(crate) what: Vec<String>,
+    /// File, directory, or - for stdin, with the objects to delete
+    #[arg(long = "filename", short = 'f', value_name = "FILE", conflicts_with = "what")]
+    pub(crate) files: Vec<String>,
+    /// All objects whose labels match
+    #[arg(long, short = 'l', value_name = "SELECTOR")]
+    pub(crate) selector: Option<String>,
+    /// All objects of the kind
+    #[arg(long, conflicts_with = "selector")]
+    pub(crate) all: bool,
+    /// Stop containers within one second
+    #[arg(long, conflicts_with = "grace_period")]
+    pub(crate) now: bool,
+    /// Seconds containers get to stop; 0 removes the object at once
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) grace_period: Option<u32>,
+    /// Do not wait until the objects are gone
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "AGE", value_parser = duration, default_value = "90s")]
+    pub(crate) timeout: Duration,
+    /// Objects that do not exist are no error
+    #[arg(long)]
+    pub(crate) ignore_not_found: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScaleArgs {
+    /// KIND NAME or KIND/NAME
+    #[arg(required = true, value_name = "KIND/NAME")]
+    pub(crate) what: Vec<String>,
+    /// Replicas wanted
+    #[arg(long, value_name = "N")]
+    pub(crate) replicas: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// In all namespaces
+    #[arg(long, short = 'A')]
+    pub(crate) all_namespaces: bool,
+    /// Only about this object
+    #[arg(long = "for", value_name = "KIND/NAME")]
+    pub(crate) about: Option<String>,
+    /// Go on showing new events until interrupted
+    #[arg(long, short = 'w')]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Name of the pod or controller
+    pub(crate) name: String,
+    /// The image
+    #[arg(long)]
+    pub(crate) image: String,
+    /// Keep this many pods with a replication controller
+    #[arg(long, value_name = "N")]
+    pub(crate) replicas: Option<u32>,
+    /// Port of the container
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    /// Environment variable; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<String>,
+    /// Labels as k=v,k=v [default: run=NAME]
+    #[arg(long, short = 'l', value_name = "LABELS")]
+    pub(crate) labels: Option<String>,
+    /// When containers are started again
+    #[arg(long, value_name = "POLICY", default_value = "Always", value_parser = ["Always", "OnFailure", "Never"])]
+    pub(crate) restart: String,
+    /// Arguments of the image, after --
+    #[arg(last = true, value_name = "ARGS")]
+    pub(crate) args: Vec<String>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_go_duration(text).ok_or_else(|| "expected a duration such as 30s, 5m or 1h30m".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lines_of_the_modern_grammar_parse() {
+        for line in [
+            "coracle up --data-dir /d --listen 127.0.0.1:0 --docker unix:///s --pod-cidr 10.1.0.0/16 --service-cidr 10.2.0.0/16",
+            "coracle master --name a",
+            "coracle minion --master http://h:1 --name a --address 10.0.0.1 --docker /s --data-dir /d",
+            "coracle reset --data-dir /d --yes",
+            "coracle get pods -A -o wide -w",
+            "coracle -n x get po/a rc/b",
+            "coracle describe pod a",
+            "coracle logs -f a -c b --tail 5 --since 5m --timestamps -p",
+            "coracle exec -it a -c b -- sh -c x",
+            "coracle exec a -- ls -l",
+            "coracle apply -f a -f -",
+            "coracle delete pod a b --now",
+            "coracle delete -f x --grace-period 3",
+            "coracle delete pods -l a=b",
+            "coracle scale rc/a --replicas=3",
+            "coracle events --for pod/a -w",
+            "coracle run a --image=b --replicas 2 -- x -y",
+            "coracle completions bash",
+        ] {
+            Cli::try_parse_from(line.split_whitespace()).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+        for line in ["coracle", "coracle get", "coracle scale rc/a", "coracle delete", "coracle logs a --since soon"] {
+            assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{line}");
+        }
+    }
+}

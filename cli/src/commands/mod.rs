@@ -1,0 +1,71 @@
+//! The verbs of the modern grammar, one a file, and the one place that starts them.
+
+mod api_resources;
+mod apply;
+mod completions;
+mod create;
+mod delete;
+mod describe;
+mod events;
+mod exec;
+mod get;
+mod logs;
+mod master;
+mod minion;
+mod reset;
+mod run;
+mod scale;
+mod up;
+mod version;
+
+use crate::{
+    args::{Cli, Command},
+    failure::Outcome,
+    session::{DEFAULT_MASTER, Session},
+};
+
+/// What every client verb needs.
+pub(crate) struct Context {
+    pub(crate) session: Session,
+    pub(crate) namespace: String,
+}
+
+/// Whether the command runs a server, which wants all cores.
+pub(crate) fn is_server(command: &Command) -> bool {
+    matches!(command, Command::Up(_) | Command::Master(_) | Command::Minion(_))
+}
+
+/// Carries out one command.
+pub(crate) async fn run(cli: Cli) -> Outcome {
+    // An empty KUBERNETES_MASTER is as good as none.
+    let server = if cli.master.is_empty() { DEFAULT_MASTER.to_owned() } else { cli.master };
+    match cli.command {
+        Command::Up(args) => return up::run(args).await,
+        Command::Master(args) => return master::run(args).await,
+        Command::Minion(args) => return minion::run(args, server).await,
+        Command::Reset(args) => return reset::run(args).await,
+        Command::Completions { shell } => return completions::run(shell),
+        Command::ApiResources => return api_resources::run(),
+        _ => {}
+    }
+    let context = Context { session: Session::new(&server)?, namespace: cli.namespace };
+    match cli.command {
+        Command::Get(args) => get::run(&context, args).await,
+        Command::Describe(args) => describe::run(&context, args).await,
+        Command::Logs(args) => logs::run(&context, args).await,
+        Command::Exec(args) => exec::run(&context, args).await,
+        Command::Apply(args) => apply::run(&context, args).await,
+        Command::Create(args) => create::run(&context, args).await,
+        Command::Delete(args) => delete::run(&context, args).await,
+        Command::Scale(args) => scale::run(&context, args).await,
+        Command::Events(args) => events::run(&context, args).await,
+        Command::Run(args) => run::run(&context, args).await,
+        Command::Version => version::run(&context).await,
+        Command::Up(_)
+        | Command::Master(_)
+        | Command::Minion(_)
+        | Command::Reset(_)
+        | Command::Completions { .. }
+        | Command::ApiResources => Ok(()),
+    }
+}
