@@ -3,7 +3,11 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use coracle_api::core::{Container, EnvVar, EnvVarSource, Pod, Service};
+use coracle_api::{
+    core::{Container, EnvVar, EnvVarSource, Pod, Service},
+    quantity,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::{discovery, expansion::expand, naming::uid_of, report::name_of, resources::Resources};
 
@@ -158,7 +162,7 @@ fn resource_value(container: &Container, resource: &str, divisor: &str) -> Optio
         "requests.memory" => held.memory_request.saturating_mul(1000),
         _ => return None,
     };
-    let divisor = super::resources::thousandths(if matches!(divisor, "" | "0") { "1" } else { divisor })?;
+    let divisor = quantity::milli(&Quantity(if matches!(divisor, "" | "0") { "1" } else { divisor }.to_owned()))?;
     (divisor > 0).then(|| (thousandths / divisor + i64::from(thousandths % divisor != 0)).to_string())
 }
 

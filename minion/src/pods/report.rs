@@ -5,11 +5,13 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+pub use coracle_api::objects::event::EventType;
 use coracle_api::{
     client::{Client, ClientError},
-    core::{Event, EventSource, ObjectReference, Pod, PodStatus},
+    core::{Event, Pod, PodStatus},
     error::Reason,
-    meta::{ObjectMeta, Time},
+    meta::ObjectMeta,
+    objects::event::record,
 };
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -27,15 +29,6 @@ pub enum ReportError {
     /// Try again later.
     #[error("{0}")]
     Retry(String),
-}
-
-/// Whether an event is routine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EventType {
-    /// Routine.
-    Normal,
-    /// Someone may want to act.
-    Warning,
 }
 
 /// Something a user should be able to read about a pod.
@@ -156,32 +149,7 @@ async fn post_events(client: Client, mut queue: mpsc::Receiver<Event>) {
 }
 
 fn api_event(pod: &Pod, event: PodEvent, node: &str, now: Timestamp) -> Event {
-    let (namespace, name) = name_of(pod);
-    let time = Some(Time(now));
-    Event {
-        metadata: ObjectMeta {
-            name: Some(format!("{name}.{:x}", now.as_nanosecond())),
-            namespace: Some(namespace.to_owned()),
-            ..Default::default()
-        },
-        involved_object: ObjectReference {
-            api_version: Some("v1".into()),
-            kind: Some("Pod".into()),
-            name: Some(name.to_owned()),
-            namespace: Some(namespace.to_owned()),
-            uid: pod.metadata.uid.clone(),
-            field_path: event.container.map(|c| format!("spec.containers{{{c}}}")),
-            ..Default::default()
-        },
-        reason: Some(event.reason.into()),
-        message: Some(event.message),
-        source: Some(EventSource { component: Some("minion".into()), host: Some(node.to_owned()) }),
-        first_timestamp: time.clone(),
-        last_timestamp: time,
-        count: Some(1),
-        type_: Some(if event.type_ == EventType::Warning { "Warning" } else { "Normal" }.into()),
-        reporting_component: Some("minion".into()),
-        reporting_instance: Some(node.to_owned()),
-        ..Default::default()
-    }
+    let mut made = record(pod, event.type_, event.reason, &event.message, "minion", node, now);
+    made.involved_object.field_path = event.container.map(|c| format!("spec.containers{{{c}}}"));
+    made
 }
