@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+mod pods;
 mod pull;
 mod reset;
 mod tunnel;
