@@ -28,14 +28,14 @@ use crate::{
     volumes::{self, Volumes},
 };
 
-/// Restarts do not queue behind first starts: healing comes before growth.
+/// Permits that only restarts may use, besides the common ones: healing comes before growth.
 pub(super) const RESTARTS_MAX: usize = 2;
 /// A postStart hook that takes longer has failed.
 const POST_START_LIMIT: Duration = Duration::from_secs(600);
 /// What a container gets between its preStop hook and SIGKILL, however long the hook took.
 const GRACE_AFTER_HOOK_MIN: Duration = Duration::from_secs(2);
-/// Waiting for a registry when the image is here already.
-const REFRESH_LIMIT: Duration = Duration::from_secs(10);
+/// Waiting for the first word of a registry when the image is here already.
+const REGISTRY_SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// What all workers share.
 #[derive(Debug)]
@@ -108,12 +108,12 @@ impl<R: Runtime, P: Report> Step<'_, R, P> {
 
     /// A permit to start something, or `None` when told to give up while waiting for it.
     async fn permit(&self, restart: bool) -> Option<SemaphorePermit<'_>> {
-        let semaphore = if restart { &self.shared.restarts } else { &self.shared.starts };
-        // Cancel-safe: a permit that is not taken stays with the semaphore.
+        // Cancel-safe: a permit that is not taken stays with its semaphore.
         tokio::select! {
             biased;
             () = self.job.cancel.cancelled() => None,
-            permit = semaphore.acquire() => permit.ok(),
+            permit = self.shared.restarts.acquire(), if restart => permit.ok(),
+            permit = self.shared.starts.acquire() => permit.ok(),
         }
     }
 
@@ -156,41 +156,45 @@ impl<R: Runtime, P: Report> Step<'_, R, P> {
                 );
                 missing("ErrImageNeverPull", text, false)
             }
-            (here, Pull::Always | Pull::IfMissing) => {
-                let limit = if here { REFRESH_LIMIT } else { Duration::MAX };
-                match self.pull(image, limit).await {
-                    None => Outcome::Cancelled,
-                    Some(Ok(())) => {
-                        self.event(PodEvent::normal("Pulled", None, format!("Pulled the image {image}")));
-                        Outcome::ImageReady
-                    }
-                    Some(Err(why)) if here => {
-                        let text = format!("The image {image} could not be refreshed, what is here is used: {why}");
-                        self.event(PodEvent::warning("PullSkipped", None, text));
-                        Outcome::ImageReady
-                    }
-                    Some(Err(why)) => {
-                        let text = format!(
-                            "the image {image} could not be pulled: {why}; check its name, or load it on the node"
-                        );
-                        missing("ErrImagePull", text, false)
-                    }
+            (here, Pull::Always | Pull::IfMissing) => match self.pull(image, !here).await {
+                None => Outcome::Cancelled,
+                Some(Ok(())) => {
+                    self.event(PodEvent::normal("Pulled", None, format!("Pulled the image {image}")));
+                    Outcome::ImageReady
                 }
-            }
+                Some(Err(why)) if here => {
+                    let text = format!("The image {image} could not be refreshed, what is here is used: {why}");
+                    self.event(PodEvent::warning("PullSkipped", None, text));
+                    Outcome::ImageReady
+                }
+                Some(Err(why)) => {
+                    let text =
+                        format!("the image {image} could not be pulled: {why}; check its name, or load it on the node");
+                    missing("ErrImagePull", text, false)
+                }
+            },
         }
     }
 
-    /// `None` when told to give up.
-    async fn pull(&self, image: &str, limit: Duration) -> Option<Result<(), String>> {
+    /// `None` when told to give up. Without patience the registry must send something soon.
+    async fn pull(&self, image: &str, patient: bool) -> Option<Result<(), String>> {
         let pull = async {
             let Ok(_permit) = self.shared.pulls.acquire().await else { return Ok(()) };
             self.event(PodEvent::normal("Pulling", None, format!("Pulling the image {image}")));
-            // Nobody follows the progress of a pod's image; the sender just finds no room.
-            let (progress, _) = mpsc::channel(1);
-            match tokio::time::timeout(limit, self.shared.runtime.pull(image, progress)).await {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(e)) => Err(e.to_string()),
-                Err(_) => Err(format!("no answer within {} s", limit.as_secs())),
+            let (progress, mut lines) = mpsc::channel(4);
+            let pull = self.shared.runtime.pull(image, progress);
+            tokio::pin!(pull);
+            let (mut patient, mut open) = (patient, true);
+            let deadline = Instant::now() + REGISTRY_SILENCE_MAX;
+            loop {
+                // The pull is pinned and goes on; a line or a deadline that is not taken stays.
+                tokio::select! {
+                    result = &mut pull => return result.map_err(|e| e.to_string()),
+                    line = lines.recv(), if open => (patient, open) = (patient || line.is_some(), line.is_some()),
+                    () = tokio::time::sleep_until(deadline), if !patient => {
+                        return Err(format!("its registry was silent for {} s", REGISTRY_SILENCE_MAX.as_secs()));
+                    }
+                }
             }
         };
         // Dropping a pull ends it; the engine keeps what it has for the next one.

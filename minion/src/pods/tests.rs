@@ -571,3 +571,37 @@ async fn a_wrong_volume_says_so_and_is_healed_when_it_is_put_right() {
     std::fs::create_dir(&wanted).unwrap();
     node.until_status("u1", "Running a:ready").await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_can_not_be_refreshed_is_used_as_it_is() {
+    let mut node = Node::new();
+    node.hollow.fail(Call::Pull, 1);
+    node.start().await;
+    let mut container = server("a");
+    container["imagePullPolicy"] = "Always".into();
+    node.apply(pod("u1", serde_json::json!([container]))).await;
+    node.until_status("u1", "Running a:ready").await;
+    assert_eq!(node.hollow.calls(Call::Pull), 1);
+    assert!(node.state(|s| s.events.iter().any(|e| e.starts_with("PullSkipped"))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_pods_start_four_at_a_time_and_a_restart_does_not_wait_for_them() {
+    let mut node = Node::new();
+    node.start().await;
+    node.apply(pod("first", serde_json::json!([server("healed")]))).await;
+    node.until_status("first", "Running healed:ready").await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    for number in 0..40 {
+        node.apply(pod(&format!("u{number}"), serde_json::json!([server("a")]))).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let begun = node.clock.now();
+    node.hollow.kill(&node.running("healed")[0].id);
+    node.until("healed", |n| n.running("healed").len() == 1).await;
+    assert!(node.clock.now().duration_since(begun).as_millis() < 300);
+    node.until("all run", |n| n.running("a").len() == 40).await;
+    // 80 starts of 0.21 s, four at a time.
+    let took = node.clock.now().duration_since(begun).as_millis();
+    assert!((3_500..4_600).contains(&took), "{took} ms");
+}
