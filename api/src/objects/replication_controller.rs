@@ -127,6 +127,9 @@ mod tests {
         let pod = spec.template.as_ref().unwrap().spec.as_ref().unwrap();
         assert_eq!(pod.restart_policy.as_deref(), Some("Always"));
         assert_eq!(pod.enable_service_links, None, "only a pod gets this default");
+        let mut twice = rc.clone();
+        TypedObject::set_defaults(&mut twice);
+        assert_eq!(twice, rc);
     }
 
     #[test]
