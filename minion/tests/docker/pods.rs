@@ -135,8 +135,11 @@ async fn a_pod_starts_heals_is_adopted_and_goes() {
         let rebuilt = begun.elapsed();
         assert_eq!((last.attempt, replaced(b, uid, labels::INFRA, &infra.id).await.attempt), (2, 1));
         minion.ready(2).await;
-        let log = std::fs::read_to_string(root.path().join(format!("pods/{uid}/volumes/empty-dir/data/log"))).unwrap();
-        assert_eq!(log.lines().count(), 3, "one volume for all runs");
+        let log = root.path().join(format!("pods/{uid}/volumes/empty-dir/data/log"));
+        eventually("one volume for all runs", async || {
+            (std::fs::read_to_string(&log).ok()?.lines().count() == 3).then_some(())
+        })
+        .await;
 
         adopted.metadata.deletion_timestamp = Some(coracle_api::meta::Time(jiff::Timestamp::now()));
         adopted.metadata.deletion_grace_period_seconds = Some(1);
