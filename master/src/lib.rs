@@ -1,6 +1,7 @@
 //! The control plane: the store, the registry on top of it, the API server, the scheduler and
 //! the controllers.
 
+mod admission;
 pub mod cluster;
 mod controllers;
 mod deletion;
@@ -8,4 +9,5 @@ mod events;
 pub mod liveness;
 pub mod registry;
 pub mod scheduler;
+pub mod server;
 pub mod store;

@@ -1,0 +1,252 @@
+//! Lists: what selectors pick of a snapshot, copied as the bytes that the registry keeps. A list
+//! in pages comes from one snapshot, so that no object is missed or shown twice.
+
+use std::{
+    collections::VecDeque,
+    fmt::Write as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use coracle_api::{
+    ApiError, Kind,
+    error::Reason,
+    selector::{FieldSelector, LabelSelector},
+};
+use http::StatusCode;
+
+use super::{
+    Shared,
+    answer::{self, Response},
+    query::Query,
+    router::Target,
+    write,
+};
+use crate::registry::{Entry, Key, Registry, Selection, Snapshot};
+
+/// Lists up to this size are one body with a length; longer ones go out in parts of this size.
+const PART_BYTES: usize = 256 << 10;
+/// How long the snapshot of a paged list is kept for its next page.
+const PAGE_LIFE: Duration = Duration::from_secs(300);
+/// Paged lists under way at once; the oldest gives way, and its reader starts again.
+const PAGED_LISTS_MAX: usize = 64;
+
+/// Reads the selectors of a list or watch.
+pub(crate) fn selection(target: &Target, query: &Query) -> Result<Selection, ApiError> {
+    let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default())?;
+    let fields = query.get("fieldSelector").unwrap_or_default();
+    let fields = match &target.name {
+        Some(name) => FieldSelector::parse(&format!("metadata.name={name},{fields}"))?,
+        None => FieldSelector::parse(fields)?,
+    };
+    check_fields(target.kind, &fields)?;
+    Ok(Selection { namespace: target.namespace.clone(), labels, fields })
+}
+
+/// A field that no index knows would match nothing, silently.
+pub(crate) fn check_fields(kind: &Kind, fields: &FieldSelector) -> Result<(), ApiError> {
+    let known = |field: &&str| ["metadata.name", "metadata.namespace"].contains(field) || kind.fields.contains(field);
+    match fields.fields().find(|field| !known(field)) {
+        None => Ok(()),
+        Some(field) => {
+            let mut supported = vec!["metadata.name", "metadata.namespace"];
+            supported.extend(kind.fields);
+            let message =
+                format!("field selector '{field}' is not supported for {}: use {}", kind.plural, supported.join(", "));
+            Err(ApiError::bad_request(message))
+        }
+    }
+}
+
+/// The entries that a selection picks, in order.
+pub(crate) fn select(snapshot: &Snapshot, selection: &Selection) -> Vec<Arc<Entry>> {
+    if let (Some(name), Some(namespace)) = (selection.fields.exact("metadata.name"), &selection.namespace) {
+        let entry = snapshot.entries.get(&Key::new(namespace, name));
+        return entry.filter(|e| selection.matches(e)).cloned().into_iter().collect();
+    }
+    let entries = snapshot.range(selection.namespace.as_deref());
+    entries.filter(|e| selection.matches(e)).cloned().collect()
+}
+
+/// Answers a list.
+pub(crate) fn list(shared: &Shared, target: &Target, query: &Query) -> Result<Response, ApiError> {
+    let selection = selection(target, query)?;
+    check_version(&shared.registry, query)?;
+    let limit = query.number("limit")?.filter(|n| *n > 0).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    let (snapshot, after) = match query.get("continue") {
+        Some(token) => shared.pages.resume(target.kind, token)?,
+        None => (shared.registry.snapshot(target.kind), None),
+    };
+    let version = snapshot.version;
+    let mut entries = select(&snapshot, &selection);
+    if let Some(after) = after {
+        entries.retain(|e| e.key > after);
+    }
+    let mut head = format!(
+        "{{\"kind\":\"{}List\",\"apiVersion\":\"v1\",\"metadata\":{{\"resourceVersion\":\"{version}\"",
+        target.kind.kind
+    );
+    if let Some(limit) = limit.filter(|limit| *limit < entries.len()) {
+        let left = entries.len() - limit;
+        entries.truncate(limit);
+        if let Some(last) = entries.last() {
+            shared.pages.keep(target.kind, snapshot);
+            // Writing to a String can't fail.
+            let _ = write!(head, ",\"continue\":\"{}\"", token(version, &last.key));
+        }
+        if selection.labels.is_empty() && selection.fields.is_empty() {
+            let _ = write!(head, ",\"remainingItemCount\":{left}");
+        }
+    }
+    head.push_str("},\"items\":[");
+    Ok(body(head, entries))
+}
+
+/// A client may ask for data at least as new as it has seen.
+fn check_version(registry: &Registry, query: &Query) -> Result<(), ApiError> {
+    let Some(text) = query.get("resourceVersion") else { return Ok(()) };
+    let (wanted, have) = (write::parse_version(text)?, registry.version());
+    if wanted > have {
+        let message = format!("too large resource version: {wanted}, current: {have}");
+        return Err(ApiError { retry_after_s: Some(1), ..ApiError::new(Reason::Timeout, message) });
+    }
+    if query.get("resourceVersionMatch") == Some("Exact") && wanted != have {
+        let message =
+            format!("resourceVersion {wanted} is no longer available: only the present {have} is; list again");
+        return Err(ApiError::new(Reason::Expired, message));
+    }
+    Ok(())
+}
+
+const TAIL: &[u8] = b"]}\n";
+
+fn body(head: String, entries: Vec<Arc<Entry>>) -> Response {
+    let size = head.len() + TAIL.len() + entries.iter().map(|e| e.json.len() + 1).sum::<usize>();
+    let mut parts = Parts { head: Some(head), entries, next: 0, done: false };
+    if size <= PART_BYTES {
+        return answer::json(StatusCode::OK, parts.next_part(size).unwrap_or_default());
+    }
+    let parts = std::iter::from_fn(move || parts.next_part(PART_BYTES).map(Ok));
+    answer::stream("application/json", futures_util::stream::iter(parts))
+}
+
+/// A list cut into parts as it is sent: the whole text of a long list never exists.
+struct Parts {
+    head: Option<String>,
+    entries: Vec<Arc<Entry>>,
+    next: usize,
+    done: bool,
+}
+
+impl Parts {
+    fn next_part(&mut self, size: usize) -> Option<Bytes> {
+        if self.done {
+            return None;
+        }
+        let mut part = BytesMut::with_capacity(size);
+        if let Some(head) = self.head.take() {
+            part.put_slice(head.as_bytes());
+        }
+        while let Some(entry) = self.entries.get(self.next) {
+            if !part.is_empty() && part.len() + entry.json.len() + TAIL.len() > size {
+                return Some(part.freeze());
+            }
+            if self.next > 0 {
+                part.put_u8(b',');
+            }
+            part.put_slice(&entry.json);
+            self.next += 1;
+        }
+        part.put_slice(TAIL);
+        self.done = true;
+        Some(part.freeze())
+    }
+}
+
+/// The snapshots of paged lists under way.
+#[derive(Debug, Default)]
+pub(crate) struct Pages {
+    kept: Mutex<VecDeque<Page>>,
+}
+
+#[derive(Debug)]
+struct Page {
+    kind: &'static Kind,
+    snapshot: Snapshot,
+    until: Instant,
+}
+
+impl Pages {
+    fn keep(&self, kind: &'static Kind, snapshot: Snapshot) {
+        let now = Instant::now();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|page| page.until > now && !(page.kind == kind && page.snapshot.version == snapshot.version));
+        while kept.len() >= PAGED_LISTS_MAX {
+            kept.pop_front();
+        }
+        kept.push_back(Page { kind, snapshot, until: now + PAGE_LIFE });
+    }
+
+    fn resume(&self, kind: &Kind, token: &str) -> Result<(Snapshot, Option<Key>), ApiError> {
+        let (version, key) = parse_token(token).ok_or_else(|| {
+            ApiError::bad_request("the continue parameter is not one that this server gave: list from the start")
+        })?;
+        let now = Instant::now();
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let page = kept.iter().find(|p| p.kind == kind && p.snapshot.version == version && p.until > now);
+        let snapshot = page.map(|p| p.snapshot.clone()).ok_or_else(|| {
+            ApiError::new(
+                Reason::Expired,
+                "the list that this continue parameter belongs to is too old: list from the start",
+            )
+        })?;
+        Ok((snapshot, Some(key)))
+    }
+}
+
+fn token(version: u64, last: &Key) -> String {
+    let mut text = format!("{version:x}.");
+    for byte in format!("{}/{}", last.namespace, last.name).bytes() {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+fn parse_token(token: &str) -> Option<(u64, Key)> {
+    let (version, hex) = token.split_once('.')?;
+    let version = u64::from_str_radix(version, 16).ok()?;
+    let bytes = hex
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect::<Option<Vec<_>>>()?;
+    let key = String::from_utf8(bytes).ok()?;
+    let (namespace, name) = key.split_once('/')?;
+    Some((version, Key::new(namespace, name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_api::{TypedObject, core::Pod};
+
+    use super::*;
+
+    #[test]
+    fn a_token_says_where_the_next_page_starts() {
+        let key = Key::new("default", "web.1");
+        assert_eq!(parse_token(&token(77, &key)), Some((77, key)));
+        for bad in ["", "77", "x.00", "1.zz", "1.ff", "1.61"] {
+            assert_eq!(parse_token(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn fields_that_no_index_has_are_refused_with_those_that_there_are() {
+        let check = |text: &str| check_fields(Pod::row(), &FieldSelector::parse(text).unwrap());
+        assert!(check("spec.nodeName=a,metadata.name!=b").is_ok());
+        let error = check("spec.bogus=1").unwrap_err();
+        assert_eq!(error.code(), 400);
+        assert!(error.message.contains("spec.bogus") && error.message.contains("spec.nodeName"), "{}", error.message);
+    }
+}

@@ -1,0 +1,144 @@
+//! The patch languages: JSON Patch (RFC 6902), merge patch (RFC 7386) and strategic merge patch.
+//! Pure: a document and a patch in, the new document out.
+
+use coracle_api::{
+    ApiError,
+    error::{FieldErrorKind, FieldErrors, Reason},
+};
+use http::{HeaderMap, header};
+use json_patch::PatchOperation;
+use serde_json::Value;
+
+use super::strategic;
+
+/// Operations of one JSON Patch, as in current Kubernetes.
+const OPERATIONS_MAX: usize = 10_000;
+/// Bytes that the copy operations of one patch may add: doubling copies would grow without end.
+const COPIED_BYTES_MAX: usize = 3 << 20;
+
+/// A patch of any of the three languages.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Patch {
+    Operations(json_patch::Patch),
+    Merge(Value),
+    Strategic(Value),
+}
+
+impl Patch {
+    /// Reads a patch of the request's content type.
+    pub(crate) fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Self, ApiError> {
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let media = content_type.split(';').next().unwrap_or_default().trim();
+        let unsupported = |message: String| Err(ApiError::new(Reason::UnsupportedMediaType, message));
+        let fault = |e: serde_json::Error| ApiError::bad_request(format!("the patch is not valid: {e}"));
+        match media {
+            "application/json-patch+json" => {
+                let patch: json_patch::Patch = serde_json::from_slice(body).map_err(fault)?;
+                if patch.0.len() > OPERATIONS_MAX {
+                    let message = format!("a JSON patch of {} operations exceeds {OPERATIONS_MAX}", patch.0.len());
+                    return Err(ApiError::new(Reason::RequestEntityTooLarge, message));
+                }
+                Ok(Self::Operations(patch))
+            }
+            "application/merge-patch+json" => map(body).map(Self::Merge),
+            "application/strategic-merge-patch+json" => map(body).map(Self::Strategic),
+            "application/apply-patch+yaml" => unsupported(
+                "server-side apply is not supported: use kubectl apply without --server-side, or one of the \
+                 patch types json, merge and strategic"
+                    .into(),
+            ),
+            other => unsupported(format!(
+                "the patch type '{other}' is not supported: use application/json-patch+json, \
+                 application/merge-patch+json or application/strategic-merge-patch+json"
+            )),
+        }
+    }
+
+    /// Applies the patch. `kind` and `name` are for the error.
+    pub(crate) fn apply(&self, kind: &str, name: &str, mut document: Value) -> Result<Value, ApiError> {
+        match self {
+            Patch::Merge(patch) => json_patch::merge(&mut document, patch),
+            Patch::Strategic(patch) => strategic::merge(&mut document, patch)?,
+            Patch::Operations(patch) => {
+                let mut copied = 0;
+                for operation in &patch.0 {
+                    if let PatchOperation::Copy(copy) = operation {
+                        copied += document.pointer(copy.from.as_str()).map_or(0, |v| v.to_string().len());
+                        if copied > COPIED_BYTES_MAX {
+                            let message = format!("the copies of the patch exceed {COPIED_BYTES_MAX} bytes");
+                            return Err(ApiError::new(Reason::RequestEntityTooLarge, message));
+                        }
+                    }
+                    json_patch::patch(&mut document, std::slice::from_ref(operation)).map_err(|e| {
+                        let mut errors = FieldErrors::default();
+                        errors.push(operation.path().to_string(), FieldErrorKind::Invalid, e.kind.to_string());
+                        ApiError::invalid(kind, name, errors.into_vec())
+                    })?;
+                }
+            }
+        }
+        Ok(document)
+    }
+}
+
+fn map(body: &[u8]) -> Result<Value, ApiError> {
+    match serde_json::from_slice(body) {
+        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(_) => Err(ApiError::bad_request("the patch is not a JSON object")),
+        Err(e) => Err(ApiError::bad_request(format!("the patch is not valid JSON: {e}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn apply(media: &str, patch: &Value, document: Value) -> Result<Value, ApiError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, media.parse().unwrap());
+        Patch::parse(&headers, patch.to_string().as_bytes())?.apply("pod", "x", document)
+    }
+
+    #[test]
+    fn each_language_does_its_own() {
+        let document = json!({"a":[1],"containers":[{"name":"c"}]});
+        let check = |media: &str, patch: Value, expected: Value| {
+            assert_eq!(apply(media, &patch, document.clone()).unwrap(), expected);
+        };
+        check(
+            "application/json-patch+json",
+            json!([{"op":"add","path":"/a/-","value":2}]),
+            json!({"a":[1,2],"containers":[{"name":"c"}]}),
+        );
+        check("application/merge-patch+json; charset=utf-8", json!({"containers":null}), json!({"a":[1]}));
+        check(
+            "application/strategic-merge-patch+json",
+            json!({"containers":[{"name":"c","image":"i"}]}),
+            json!({"a":[1],"containers":[{"name":"c","image":"i"}]}),
+        );
+    }
+
+    #[test]
+    fn faulty_patches_are_refused_with_the_right_code() {
+        let check = |media: &str, patch: Value, code: u16| {
+            assert_eq!(apply(media, &patch, json!({"a":1})).unwrap_err().code(), code, "{media} {patch}");
+        };
+        check("application/apply-patch+yaml", json!({}), 415);
+        check("application/json", json!({}), 415);
+        check("application/json-patch+json", json!({"op":"add"}), 400);
+        check("application/json-patch+json", json!([{"op":"bogus","path":"/a"}]), 400);
+        check("application/json-patch+json", json!([{"op":"remove","path":"/zz"}]), 422);
+        check("application/json-patch+json", json!([{"op":"test","path":"/a","value":2}]), 422);
+        check("application/merge-patch+json", json!([1]), 400);
+        check("application/strategic-merge-patch+json", json!("x"), 400);
+    }
+
+    #[test]
+    fn copies_that_double_without_end_are_stopped() {
+        let doubling: Vec<_> = (0..40).map(|i| json!({"op":"copy","from":"","path":format!("/c{i}")})).collect();
+        let error = apply("application/json-patch+json", &json!(doubling), json!({"a":"0123456789"})).unwrap_err();
+        assert_eq!(error.code(), 413);
+    }
+}

@@ -1,0 +1,12 @@
+//! The API server in one process with an in-memory store, asked through the typed client and
+//! through bare HTTP.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod faults;
+mod harness;
+mod legacy;
+mod objects;
+mod pages;
+mod streams;
+mod watches;

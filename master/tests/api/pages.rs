@@ -1,0 +1,104 @@
+//! Discovery, health, metrics and what minions ask.
+
+use std::time::Duration;
+
+use coracle_master::server::{Limits, Server, ServerConfig, StartError};
+use serde_json::json;
+
+use crate::harness::{Master, PODS, pod};
+
+#[tokio::test]
+async fn clients_find_out_what_there_is() {
+    let master = Master::start().await;
+    let api = master.get("/api").await.expect(200).json();
+    assert_eq!((&api["kind"], &api["versions"]), (&json!("APIVersions"), &json!(["v1", "v1beta1"])));
+    assert_eq!(master.get("/apis").await.expect(200).json()["groups"], json!([]));
+    let list = master.get("/api/v1").await.expect(200).json();
+    let resources = list["resources"].as_array().unwrap();
+    let find = |name: &str| resources.iter().find(|r| r["name"] == name).unwrap_or_else(|| panic!("no {name}"));
+    assert_eq!((&find("pods")["kind"], &find("pods")["shortNames"]), (&json!("Pod"), &json!(["po"])));
+    assert_eq!(find("nodes")["namespaced"], false);
+    assert_eq!(find("replicationcontrollers/scale")["kind"], "Scale");
+    assert_eq!(find("bindings")["verbs"], json!(["create"]));
+    assert_eq!(master.get("/api/v1beta1").await.expect(200).json()["groupVersion"], "v1beta1");
+    let version = master.get("/version").await.expect(200).json();
+    assert_eq!(version["major"], "1");
+    assert!(version["gitVersion"].as_str().unwrap().contains("coracle"));
+    let schema = master.get("/openapi/v3/api/v1").await.expect(200).json();
+    assert!(schema["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["patch"].is_object());
+    for page in ["/healthz", "/livez", "/readyz"] {
+        assert_eq!(master.get(page).await.expect(200).text(), "ok");
+    }
+    assert!(master.get("/").await.expect(200).text().contains("Welcome"));
+}
+
+#[tokio::test]
+async fn metrics_count_requests_by_verb_kind_and_code() {
+    let master = Master::start().await;
+    master.post(PODS, &pod("a")).await.expect(201);
+    master.get(&format!("{PODS}/zz")).await.expect(404);
+    let page = master.get("/metrics").await.expect(200);
+    assert!(page.headers["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
+    let text = page.text();
+    for line in [
+        "coracle_requests_total{verb=\"create\",kind=\"pods\",code=\"201\"} 1",
+        "coracle_requests_total{verb=\"get\",kind=\"pods\",code=\"404\"} 1",
+        "coracle_objects{kind=\"pods\"} 1",
+        "coracle_request_duration_seconds_count{verb=\"create\",kind=\"pods\"} 1",
+        "coracle_store_writes ",
+    ] {
+        assert!(text.contains(line), "{line} is not in {text}");
+    }
+}
+
+#[tokio::test]
+async fn minions_learn_the_facts_and_beat() {
+    let master = Master::start().await;
+    let facts = master.get("/coracle/v1/cluster").await.expect(200).json();
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        facts,
+        json!({"clusterID": "0000cafe", "serviceCIDR": "10.0.0.0/24", "podCIDR": "10.244.0.0/16",
+            "heartbeatMillis": 2000, "version": version})
+    );
+    let path = "/coracle/v1/nodes/n1/heartbeat";
+    let beat = json!({"ready": true, "reason": "MinionReady", "message": "all is well"});
+    master.put(path, &beat).await.refused(404, "\"n1\" not found");
+    assert!(master.liveness.snapshot().is_empty());
+    master.add_node("n1").await;
+    assert_eq!(master.put(path, &beat).await.expect(200).json(), json!({}));
+    let beats = master.liveness.snapshot();
+    assert!(beats["n1"].ready && beats["n1"].message == "all is well");
+    master.put(path, &json!({"ready": "yes"})).await.refused(400, "not a heartbeat");
+}
+
+#[tokio::test]
+async fn an_address_open_to_others_is_refused() {
+    let master = Master::start().await;
+    let facts = coracle_master::cluster::ClusterFacts {
+        cluster_id: "x".into(),
+        service_cidr: "10.0.0.0/24".parse().unwrap(),
+        pod_cidr: "10.244.0.0/16".parse().unwrap(),
+    };
+    let stop = tokio_util::sync::CancellationToken::new();
+    let start = async |listen: String| {
+        let config = ServerConfig::new(listen.parse().unwrap());
+        Server::start(config, master.registry.clone(), master.liveness.clone(), facts.clone(), &stop).await
+    };
+    let open = start("0.0.0.0:0".into()).await.unwrap_err();
+    assert!(matches!(open, StartError::NotLoopback(_)) && open.to_string().contains("127.0.0.1:8080"));
+    let taken = start(master.address.to_string()).await.unwrap_err();
+    assert!(matches!(taken, StartError::Bind { .. }), "{taken}");
+}
+
+#[tokio::test]
+async fn who_asks_too_much_at_once_is_told_to_wait() {
+    let master = Master::with(Limits { streams: 1, ..Default::default() }).await;
+    let _first = master.watch(&format!("{PODS}?watch=true")).await;
+    let second = master.get(&format!("{PODS}?watch=true")).await;
+    assert_eq!(second.headers["retry-after"], "1");
+    second.refused(429, "try again");
+    master.get(PODS).await.expect(200);
+    let master = Master::with(Limits { requests: 0, answer_time: Duration::from_secs(1), ..Default::default() }).await;
+    master.get(PODS).await.refused(429, "try again");
+}
