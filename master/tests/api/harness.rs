@@ -30,41 +30,41 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Patience of every wait in these tests.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub struct Master {
-    pub server: Server,
-    pub registry: Registry,
-    pub liveness: Arc<Liveness>,
-    pub address: SocketAddr,
-    pub client: Client,
+pub(crate) struct Master {
+    pub(crate) server: Server,
+    pub(crate) registry: Registry,
+    pub(crate) liveness: Arc<Liveness>,
+    pub(crate) address: SocketAddr,
+    pub(crate) client: Client,
     http: HttpClient<HttpConnector, Full<Bytes>>,
     _stop: tokio_util::sync::DropGuard,
 }
 
-pub struct Reply {
-    pub code: u16,
-    pub headers: HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Reply {
+    pub(crate) code: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Reply {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e} in {}", self.text()))
     }
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
-    pub fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         self.json()["message"].as_str().unwrap_or_default().to_owned()
     }
     /// Fails unless the answer has this code; the message tells the rest.
-    pub fn expect(self, code: u16) -> Self {
+    pub(crate) fn expect(self, code: u16) -> Self {
         assert_eq!(self.code, code, "{}", self.text());
         self
     }
     /// Fails unless the answer is a Status with this code that contains this text.
-    pub fn refused(self, code: u16, part: &str) {
+    pub(crate) fn refused(self, code: u16, part: &str) {
         let reply = self.expect(code);
         let status = reply.json();
         assert_eq!(
@@ -76,11 +76,11 @@ impl Reply {
 }
 
 impl Master {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(Limits::default()).await
     }
 
-    pub async fn with(limits: Limits) -> Self {
+    pub(crate) async fn with(limits: Limits) -> Self {
         let stop = CancellationToken::new();
         let registry =
             Registry::open(Arc::new(MemoryStore::default()), &TaskTracker::new(), stop.clone()).await.unwrap();
@@ -104,7 +104,7 @@ impl Master {
         }
     }
 
-    pub async fn open(
+    pub(crate) async fn open(
         &self,
         method: &str,
         path: &str,
@@ -119,44 +119,50 @@ impl Master {
         within(self.http.request(request.body(Full::new(body.into())).unwrap())).await.unwrap()
     }
 
-    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Reply {
         let (parts, body) = self.open(method, path, headers, body).await.into_parts();
         let body = within(body.collect()).await.unwrap().to_bytes();
         Reply { code: parts.status.as_u16(), headers: parts.headers, body }
     }
 
-    pub async fn get(&self, path: &str) -> Reply {
+    pub(crate) async fn get(&self, path: &str) -> Reply {
         self.send("GET", path, &[], "").await
     }
-    pub async fn post(&self, path: &str, body: &Value) -> Reply {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Reply {
         self.send("POST", path, &[("content-type", "application/json")], body.to_string()).await
     }
-    pub async fn put(&self, path: &str, body: &Value) -> Reply {
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Reply {
         self.send("PUT", path, &[("content-type", "application/json")], body.to_string()).await
     }
-    pub async fn delete(&self, path: &str) -> Reply {
+    pub(crate) async fn delete(&self, path: &str) -> Reply {
         self.send("DELETE", path, &[], "").await
     }
-    pub async fn patch(&self, path: &str, language: &str, body: &Value) -> Reply {
+    pub(crate) async fn patch(&self, path: &str, language: &str, body: &Value) -> Reply {
         let media = format!("application/{language}+json");
         self.send("PATCH", path, &[("content-type", &media)], body.to_string()).await
     }
 
     /// Opens a watch and returns its lines.
-    pub async fn watch(&self, path: &str) -> Lines {
+    pub(crate) async fn watch(&self, path: &str) -> Lines {
         let response = self.open("GET", path, &[], "").await;
         assert_eq!(response.status(), 200, "{path}");
         Lines { body: response.into_body(), buffer: Vec::new() }
     }
 
     /// Creates a node, so that pods can be bound.
-    pub async fn add_node(&self, name: &str) {
+    pub(crate) async fn add_node(&self, name: &str) {
         let node: Node = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
         self.client.all::<Node>().create(&node).await.unwrap();
     }
 
     /// Creates a pod and binds it.
-    pub async fn add_bound_pod(&self, name: &str, node: &str) -> Pod {
+    pub(crate) async fn add_bound_pod(&self, name: &str, node: &str) -> Pod {
         let pods = self.client.namespaced::<Pod>("default");
         pods.create(&typed(pod(name))).await.unwrap();
         let target = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": {"kind": "Node", "name": node}});
@@ -165,7 +171,7 @@ impl Master {
     }
 
     /// Sends bytes as they are and reads until the server closes or has answered enough.
-    pub async fn raw(&self, bytes: &[u8]) -> String {
+    pub(crate) async fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         // The server may answer and close before it has read all.
         drop(stream.write_all(bytes).await);
@@ -174,7 +180,7 @@ impl Master {
 }
 
 /// Reads until the other end closes.
-pub async fn read_text(stream: &mut TcpStream) -> String {
+pub(crate) async fn read_text(stream: &mut TcpStream) -> String {
     let mut out = Vec::new();
     let mut buffer = [0; 4096];
     while let Ok(n) = within(stream.read(&mut buffer)).await
@@ -186,14 +192,14 @@ pub async fn read_text(stream: &mut TcpStream) -> String {
 }
 
 /// Lines of a watch.
-pub struct Lines {
+pub(crate) struct Lines {
     body: Incoming,
     buffer: Vec<u8>,
 }
 
 impl Lines {
     /// The next line, or `None` at the end.
-    pub async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -207,7 +213,7 @@ impl Lines {
     }
 
     /// The next line as `TYPE name`.
-    pub async fn event(&mut self) -> String {
+    pub(crate) async fn event(&mut self) -> String {
         let line = self.next().await.expect("the watch ended");
         let object = &line["object"];
         let name = object["metadata"]["name"].as_str().or(object["id"].as_str()).unwrap_or_default();
@@ -216,27 +222,27 @@ impl Lines {
 }
 
 /// Fails instead of hanging.
-pub async fn within<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("no answer in time")
 }
 
-pub fn typed<T: TypedObject>(value: Value) -> T {
+pub(crate) fn typed<T: TypedObject>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }
 
-pub fn pod(name: &str) -> Value {
+pub(crate) fn pod(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
         "spec": {"containers": [{"name": "c", "image": "busybox"}]}})
 }
 
-pub fn service(name: &str) -> Value {
+pub(crate) fn service(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
         "spec": {"selector": {"app": name}, "ports": [{"port": 80}]}})
 }
 
-pub fn cluster_ip(service: &Service) -> String {
+pub(crate) fn cluster_ip(service: &Service) -> String {
     service.spec.as_ref().and_then(|s| s.cluster_ip.clone()).unwrap_or_default()
 }
 
-pub const PODS: &str = "/api/v1/namespaces/default/pods";
-pub const SERVICES: &str = "/api/v1/namespaces/default/services";
+pub(crate) const PODS: &str = "/api/v1/namespaces/default/pods";
+pub(crate) const SERVICES: &str = "/api/v1/namespaces/default/services";
