@@ -7,7 +7,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::failure::{Failure, Outcome};
@@ -24,22 +23,7 @@ pub(crate) struct Document {
 
 /// The documents of a text, in order. `Err` says where the text is wrong.
 pub(crate) fn parse(text: &str) -> Result<Vec<Value>, String> {
-    if let Ok(value) = serde_json::from_str::<Value>(text) {
-        // Still through YAML below if a key is doubled: JSON takes the last silently.
-        if serde_yaml::from_str::<serde_yaml::Value>(text).is_ok() {
-            return Ok(vec![value]);
-        }
-    }
-    let mut documents = Vec::new();
-    for document in serde_yaml::Deserializer::from_str(text) {
-        let mut value = serde_yaml::Value::deserialize(document).map_err(|e| e.to_string())?;
-        value.apply_merge().map_err(|e| e.to_string())?;
-        if value.is_null() {
-            continue;
-        }
-        documents.push(serde_json::to_value(value).map_err(|e| e.to_string())?);
-    }
-    Ok(documents)
+    coracle_api::yaml::parse_documents(text.as_bytes()).map_err(|e| e.message)
 }
 
 /// Reads all documents of a file, of the files in a directory (sorted, not deeper), or of stdin

@@ -1,5 +1,7 @@
 //! `coracle exec` against a WebSocket of `v5.channel.k8s.io`: bytes both ways, the exit status.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     io::Write,
     process::{Command, Stdio},

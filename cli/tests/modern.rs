@@ -1,5 +1,7 @@
 //! The modern verbs through the real binary: requests, texts, exit statuses.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod fake;
 
 use std::process::Stdio;

@@ -276,7 +276,7 @@ fn taken_port(message: &str) -> Option<&str> {
     let after_port = message.split_once("port ").map(|(_, rest)| rest.split_whitespace().next().unwrap_or_default());
     after_port
         .filter(|w| number(w))
-        .or_else(|| message.split([' ', ':', '/']).filter(|w| number(w)).next_back().filter(|_| lower.contains("port")))
+        .or_else(|| message.split([' ', ':', '/']).rfind(|w| number(w)).filter(|_| lower.contains("port")))
 }
 
 fn waiting_reason(status: &ContainerStatus) -> Option<&str> {

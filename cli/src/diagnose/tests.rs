@@ -58,6 +58,9 @@ fn check(name: &str, got: Option<Diagnosis>, words: &[&str]) {
     }
 }
 
+/// Name, pod, events about it, nodes, words expected.
+type Case<'a> = (&'a str, Pod, Vec<Event>, &'a [Node], &'a [&'a str]);
+
 #[test]
 fn pods_are_diagnosed_by_the_most_fundamental_fault() {
     let waiting = |reason: &str, message: &str| json!({"waiting": {"reason": reason, "message": message}});
@@ -70,7 +73,7 @@ fn pods_are_diagnosed_by_the_most_fundamental_fault() {
     let ready = container(true, 0, running.clone(), json!({}));
     let up = [node("n", "True")];
     let silent = [node("n", "Unknown")];
-    let cases: Vec<(&str, Pod, Vec<Event>, &[Node], &[&str])> = vec![
+    let cases: Vec<Case<'_>> = vec![
         ("well", pod("n", ready.clone()), vec![], &up, &[]),
         ("no minion", pod("", json!({"phase": "Pending"})), vec![], &[], &["minion has joined", "coracle minion"]),
         (

@@ -67,5 +67,5 @@ pub(crate) fn json(value: &Value) -> String {
 
 /// YAML in kubectl's style.
 pub(crate) fn yaml(value: &Value) -> String {
-    serde_yaml::to_string(value).unwrap_or_default()
+    coracle_api::yaml::to_yaml(value)
 }

@@ -56,9 +56,9 @@ pub(super) fn parse(pieces: Vec<Piece>) -> Result<Vec<Node>, TemplateError> {
     let mut parser = Parser { pieces: pieces.into(), variables: vec!["$".to_owned()], depth: 0, line: 1 };
     let (nodes, end) = parser.block(false)?;
     match end {
-        End::Text => Ok(nodes),
-        End::End => Err(parser.error("unexpected {{end}}")),
-        End::Else(_) => Err(parser.error("unexpected {{else}}")),
+        Closer::Text => Ok(nodes),
+        Closer::Keyword => Err(parser.error("unexpected {{end}}")),
+        Closer::Else(_) => Err(parser.error("unexpected {{else}}")),
     }
 }
 
@@ -69,9 +69,11 @@ struct Parser {
     line: usize,
 }
 
-enum End {
+/// What closed a block.
+enum Closer {
     Text,
-    End,
+    /// `end`
+    Keyword,
     /// The tokens after `else`.
     Else(VecDeque<Spaced>),
 }
@@ -87,7 +89,7 @@ impl Parser {
     }
 
     /// Nodes up to `end`, `else` or the end of the text.
-    fn block(&mut self, inside: bool) -> Result<(Vec<Node>, End), TemplateError> {
+    fn block(&mut self, inside: bool) -> Result<(Vec<Node>, Closer), TemplateError> {
         let mut nodes = Vec::new();
         while let Some(piece) = self.pieces.pop_front() {
             let (line, tokens) = match piece {
@@ -104,11 +106,11 @@ impl Parser {
                 _ => String::new(),
             };
             match keyword.as_str() {
-                "end" if tokens.len() == 1 => return Ok((nodes, End::End)),
+                "end" if tokens.len() == 1 => return Ok((nodes, Closer::Keyword)),
                 "end" => return Err(self.error("unexpected words after end")),
                 "else" => {
                     tokens.pop_front();
-                    return Ok((nodes, End::Else(tokens)));
+                    return Ok((nodes, Closer::Else(tokens)));
                 }
                 "if" | "with" | "range" => {
                     tokens.pop_front();
@@ -123,7 +125,7 @@ impl Parser {
         if inside {
             return Err(self.error("unexpected end of the template: an {{end}} is missing"));
         }
-        Ok((nodes, End::Text))
+        Ok((nodes, Closer::Text))
     }
 
     fn control(&mut self, keyword: &str, tokens: VecDeque<Spaced>) -> Result<Node, TemplateError> {
@@ -135,7 +137,7 @@ impl Parser {
         }
         let (body, end) = self.block(true)?;
         let otherwise = match end {
-            End::Else(rest) => self.otherwise(keyword, rest)?,
+            Closer::Else(rest) => self.otherwise(keyword, rest)?,
             _ => Vec::new(),
         };
         self.variables.truncate(scope);
@@ -151,7 +153,7 @@ impl Parser {
     fn otherwise(&mut self, keyword: &str, mut rest: VecDeque<Spaced>) -> Result<Vec<Node>, TemplateError> {
         match rest.pop_front().map(|t| t.token) {
             None => match self.block(true)? {
-                (nodes, End::End) => Ok(nodes),
+                (nodes, Closer::Keyword) => Ok(nodes),
                 _ => Err(self.error("expected end, found a second else")),
             },
             Some(Token::Word(word)) if word == keyword && keyword != "range" => Ok(vec![self.control(keyword, rest)?]),

@@ -11,45 +11,45 @@ use serde_json::{Value, json};
 
 /// A request as the master saw it.
 #[derive(Debug, Clone)]
-pub struct Request {
-    pub method: String,
+pub(crate) struct Request {
+    pub(crate) method: String,
     /// With the query.
-    pub path: String,
-    pub body: Value,
+    pub(crate) path: String,
+    pub(crate) body: Value,
 }
 
 /// What the master answers.
-pub struct Answer {
-    pub status: u16,
-    pub headers: &'static str,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: &'static str,
+    pub(crate) body: String,
 }
 
 /// 200 with a JSON body.
-pub fn ok(body: Value) -> Answer {
+pub(crate) fn ok(body: Value) -> Answer {
     answer(200, body)
 }
 
 /// A JSON body with a status.
-pub fn answer(status: u16, body: Value) -> Answer {
+pub(crate) fn answer(status: u16, body: Value) -> Answer {
     Answer { status, headers: "", body: body.to_string() }
 }
 
 /// A `Status` of failure.
-pub fn failure(status: u16, reason: &str, message: &str) -> Answer {
+pub(crate) fn failure(status: u16, reason: &str, message: &str) -> Answer {
     answer(status, json!({"kind": "Status", "status": "Failure", "reason": reason, "message": message, "code": status}))
 }
 
 /// A running fake master and a home directory of its own.
-pub struct Fake {
-    pub url: String,
+pub(crate) struct Fake {
+    pub(crate) url: String,
     requests: Arc<Mutex<Vec<Request>>>,
     home: tempfile::TempDir,
 }
 
 impl Fake {
     /// Starts a master that answers with `serve`, which also gets the number of the request.
-    pub fn start(serve: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(serve: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -64,51 +64,51 @@ impl Fake {
     }
 
     /// A file in the home directory.
-    pub fn file(&self, name: &str, content: &str) -> String {
+    pub(crate) fn file(&self, name: &str, content: &str) -> String {
         let path = self.home.path().join(name);
         std::fs::write(&path, content).unwrap();
         path.display().to_string()
     }
 
     /// The binary with these arguments, as `coracle`.
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coracle"));
         command.args(args).env("KUBERNETES_MASTER", &self.url).env("HOME", self.home.path()).stdin(Stdio::null());
         command
     }
 
     /// Runs it to its end.
-    pub fn run(&self, args: &[&str]) -> Ran {
+    pub(crate) fn run(&self, args: &[&str]) -> Ran {
         Ran::of(self.command(args).output().unwrap())
     }
 
     /// What was asked so far: `GET /path`.
-    pub fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         self.requests.lock().unwrap().iter().map(|r| format!("{} {}", r.method, r.path)).collect()
     }
 
     /// The body of the last request.
-    pub fn last_body(&self) -> Value {
+    pub(crate) fn last_body(&self) -> Value {
         self.requests.lock().unwrap().last().unwrap().body.clone()
     }
 }
 
 /// What a run left behind.
 #[derive(Debug)]
-pub struct Ran {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ran {
-    pub fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Self { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
     }
 
     /// The standard output of a run that must have gone well.
-    pub fn good(self) -> String {
+    pub(crate) fn good(self) -> String {
         assert_eq!(self.code, 0, "{self:?}");
         self.out
     }
