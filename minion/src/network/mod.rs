@@ -152,10 +152,10 @@ impl PodNetwork {
     /// Stops keeping the network; it stays as it is.
     pub async fn shutdown(mut self) {
         self.stop.cancel();
-        if let Some(keeper) = self.keeper.take() {
-            if let Err(error) = keeper.await {
-                tracing::warn!(error = %error, "the keeper of the pod network failed");
-            }
+        if let Some(keeper) = self.keeper.take()
+            && let Err(error) = keeper.await
+        {
+            tracing::warn!(%error, "the keeper of the pod network failed");
         }
     }
 }

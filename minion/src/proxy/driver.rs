@@ -16,11 +16,11 @@ use super::{
 };
 use crate::feed;
 
-/// A run of this length is followed by a pause of [`PAUSE_FACTOR`] times as long, so that endless
-/// change costs at most a fifth of a core; but no pause is longer than [`PAUSE_MAX`], so that a
-/// change takes effect within 0.1 s.
-const PAUSE_FACTOR: u32 = 4;
-const PAUSE_MAX: Duration = Duration::from_millis(50);
+/// A run is followed by a pause of [`PAUSE_FACTOR`] times its length, so that endless change costs
+/// at most a quarter of a core; but no pause is longer than [`PAUSE_MAX`], so that a change takes
+/// effect within 0.1 s.
+const PAUSE_FACTOR: u32 = 3;
+const PAUSE_MAX: Duration = Duration::from_millis(30);
 /// After a failed run, doubled each time.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);

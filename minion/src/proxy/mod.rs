@@ -109,10 +109,10 @@ impl Proxy {
     /// Stops following the master. The rules stay, so running pods keep their services.
     pub async fn shutdown(mut self) {
         self.stop.cancel();
-        if let Some(task) = self.task.take() {
-            if let Err(error) = task.await {
-                tracing::warn!(error = %error, "the service proxy failed");
-            }
+        if let Some(task) = self.task.take()
+            && let Err(error) = task.await
+        {
+            tracing::warn!(%error, "the service proxy failed");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! nat prerouting, output ──portals──> pick-N ──random──> to-I ──backends-I──> dnat
 //!   (first packet of a flow)            one for each       one for each slot of the
 //!                                       number of backends widest portal
-//! filter forward, output ──still to the service range──> refuse
+//! filter prerouting, output ──still to the service range──> refuse
 //! ```
 //!
 //! Every service is elements of maps, never chains of its own: with 2,000 services of 3 backends a
@@ -38,6 +38,26 @@ pub enum Masquerade {
     Bridge,
 }
 
+/// Where packets of others to the service range are refused when no portal answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Before routing. The kernel can since 5.9.
+    Prerouting,
+    /// When forwarded. Routing has then sent the pod an ICMP redirect first (the range is routed
+    /// back onto its own bridge), which uses up the kernel's rate of ICMP errors to that pod: UDP
+    /// clients may hear of a refusal late.
+    Forward,
+}
+
+impl Refusal {
+    /// The best that a kernel of this release can do: `6.1.0-13-amd64`.
+    pub fn of_kernel(release: &str) -> Self {
+        let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        if version >= (5, 9) { Self::Prerouting } else { Self::Forward }
+    }
+}
+
 /// What the rules depend on besides the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
@@ -49,6 +69,8 @@ pub struct Frame {
     pub pod_cidr: Ipv4Net,
     /// Who is masqueraded.
     pub masquerade: Masquerade,
+    /// Where is refused.
+    pub refusal: Refusal,
 }
 
 /// Name of the cluster's nftables table.
@@ -59,7 +81,7 @@ pub fn table_name(cluster_id: &str) -> String {
 /// Replaces our table, whatever is in it, in one transaction. Established connections go on: their
 /// translation is in the connection's own record.
 pub fn full(frame: &Frame, table: &Table) -> String {
-    let Frame { table: name, service_cidr, pod_cidr, masquerade } = frame;
+    let Frame { table: name, service_cidr, pod_cidr, masquerade, refusal } = frame;
     let mut s = Script::new(name);
     s.raw(format_args!("add table ip {name}"));
     s.raw(format_args!("delete table ip {name}"));
@@ -77,14 +99,20 @@ pub fn full(frame: &Frame, table: &Table) -> String {
         Masquerade::Bridge => format!("ip saddr {pod_cidr} ip daddr {pod_cidr}"),
     };
     s.rule("postrouting", format_args!("ct original ip daddr {service_cidr} {whom} masquerade"));
-    // What is still addressed to the service range here was answered by no portal. Before Docker's
-    // own filter, which would drop it in silence.
+    // What is still addressed to the service range after translation was answered by no portal.
+    // Docker's own filter would drop it in silence. (A UDP client on the node itself gets EPERM from
+    // `send` first, as from any drop on the output hook, then ECONNREFUSED.)
     s.add("chain", "refuse", "");
     s.rule("refuse", "meta l4proto tcp reject with tcp reset");
     s.rule("refuse", "reject with icmp type port-unreachable");
-    for (chain, hook) in [("refuse-forward", "forward"), ("refuse-output", "output")] {
-        s.add("chain", chain, format_args!("{{ type filter hook {hook} priority -10; policy accept; }}"));
-        s.rule(chain, format_args!("ip daddr {service_cidr} goto refuse"));
+    let foreign = match refusal {
+        Refusal::Prerouting => "prerouting",
+        Refusal::Forward => "forward",
+    };
+    for hook in [foreign, "output"] {
+        let chain = format!("refuse-{hook}");
+        s.add("chain", &chain, format_args!("{{ type filter hook {hook} priority -90; policy accept; }}"));
+        s.rule(&chain, format_args!("ip daddr {service_cidr} goto refuse"));
     }
     changes(&mut s, &diff(&Table::default(), table));
     s.text

@@ -8,7 +8,7 @@ use super::{
     ProxyConfig, ProxyError, conntrack,
     driver::DataPlane,
     monitor::{Heard, Monitor},
-    nft::{self, Frame, Masquerade},
+    nft::{self, Frame, Masquerade, Refusal},
     table::{Delta, Portal, Table},
 };
 
@@ -21,6 +21,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Between looks at the table itself, below announcements that were lost.
 const VERIFY_INTERVAL: Duration = Duration::from_secs(60);
 const BRIDGE_NETFILTER: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+
+const KERNEL_RELEASE: &str = "/proc/sys/kernel/osrelease";
 
 /// The kernel's nftables table of one cluster.
 #[derive(Debug)]
@@ -38,6 +40,7 @@ impl Nftables {
             service_cidr: config.service_cidr.trunc(),
             pod_cidr: config.pod_cidr.trunc(),
             masquerade: masquerade_now(),
+            refusal: Refusal::of_kernel(&std::fs::read_to_string(KERNEL_RELEASE).unwrap_or_default()),
         };
         let now = Instant::now();
         Self { frame, monitor: None, next_look: now + LOOK_INTERVAL, next_verify: now + VERIFY_INTERVAL }

@@ -18,6 +18,7 @@ fn frame() -> Frame {
         service_cidr: "10.0.0.0/16".parse().unwrap(),
         pod_cidr: "10.244.0.0/24".parse().unwrap(),
         masquerade: Masquerade::Loops,
+        refusal: Refusal::Prerouting,
     }
 }
 
@@ -136,9 +137,9 @@ add rule ip coracle-0a1b2c3d postrouting ct original ip daddr 10.0.0.0/16 ip sad
 add chain ip coracle-0a1b2c3d refuse 
 add rule ip coracle-0a1b2c3d refuse meta l4proto tcp reject with tcp reset
 add rule ip coracle-0a1b2c3d refuse reject with icmp type port-unreachable
-add chain ip coracle-0a1b2c3d refuse-forward { type filter hook forward priority -10; policy accept; }
-add rule ip coracle-0a1b2c3d refuse-forward ip daddr 10.0.0.0/16 goto refuse
-add chain ip coracle-0a1b2c3d refuse-output { type filter hook output priority -10; policy accept; }
+add chain ip coracle-0a1b2c3d refuse-prerouting { type filter hook prerouting priority -90; policy accept; }
+add rule ip coracle-0a1b2c3d refuse-prerouting ip daddr 10.0.0.0/16 goto refuse
+add chain ip coracle-0a1b2c3d refuse-output { type filter hook output priority -90; policy accept; }
 add rule ip coracle-0a1b2c3d refuse-output ip daddr 10.0.0.0/16 goto refuse
 add map ip coracle-0a1b2c3d backends-0 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
 add chain ip coracle-0a1b2c3d to-0 
@@ -178,6 +179,19 @@ fn without_bridge_netfilter_the_whole_bridge_is_masqueraded() {
     let rule = "postrouting ct original ip daddr 10.0.0.0/16 ip saddr 10.244.0.0/24 ip daddr 10.244.0.0/24 masquerade";
     assert!(script.contains(rule), "{script}");
     assert!(!script.contains("@loops"), "{script}");
+}
+
+#[test]
+fn kernels_before_5_9_refuse_when_forwarding() {
+    let check = |release: &str, expected| assert_eq!(Refusal::of_kernel(release), expected, "{release}");
+    check("6.1.0-13-amd64", Refusal::Prerouting);
+    check("5.10", Refusal::Prerouting);
+    check("5.9-rc1", Refusal::Prerouting);
+    check("5.8.0-63-generic", Refusal::Forward);
+    check("4.18.0-553.el8.x86_64", Refusal::Forward);
+    check("", Refusal::Forward);
+    let script = full(&Frame { refusal: Refusal::Forward, ..frame() }, &Table::default());
+    assert!(script.contains("refuse-forward { type filter hook forward priority -90; policy accept; }"), "{script}");
 }
 
 proptest! {

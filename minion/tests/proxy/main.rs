@@ -1,0 +1,7 @@
+//! The service proxy against the real kernel: hosts, pods and an uplink as network namespaces, and
+//! once on Docker. Needs root, `ip` and `nft`; the Docker part needs an engine.
+
+mod docker;
+mod master;
+mod services;
+mod site;

@@ -1,0 +1,296 @@
+//! One node, two pods and an uplink as network namespaces, with what Docker sets on such a host.
+//!
+//! ```text
+//!   p1 10.77.0.2 ─┐
+//!                 ├─ bridge 10.77.0.1 ── h ── 198.51.100.1 ─── 198.51.100.2 up (default route)
+//!   p2 10.77.0.3 ─┘
+//! ```
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsFd,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use coracle_api::client::Client;
+use coracle_minion::{
+    network::bridge_name,
+    proxy::{Proxy, ProxyConfig},
+};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+pub(crate) const CLUSTER: &str = "7e570001";
+pub(crate) const POD_CIDR: &str = "10.77.0.0/24";
+pub(crate) const SERVICE_CIDR: &str = "10.78.0.0/16";
+pub(crate) const GATEWAY: &str = "10.77.0.1";
+pub(crate) const P1: &str = "10.77.0.2";
+pub(crate) const P2: &str = "10.77.0.3";
+/// Where pods listen, with TCP and UDP.
+pub(crate) const PORT: u16 = 8080;
+const PREFIX: &str = "cortest";
+/// Less than the second after which a lost first packet is sent again.
+const CONNECT_LIMIT: Duration = Duration::from_millis(900);
+
+/// Runs a command line, without a shell; panics with its words if it fails.
+pub(crate) fn sh(line: &str) -> String {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let output = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    assert!(output.status.success(), "{line}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Whether bridges show their frames to netfilter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum BridgeNetfilter {
+    On,
+    Off,
+}
+
+/// The namespaces; removed when dropped.
+pub(crate) struct Site {
+    name: String,
+}
+
+impl Site {
+    pub(crate) fn new(netfilter: BridgeNetfilter) -> Self {
+        remove_leftovers();
+        let site = Self { name: format!("{PREFIX}-{}", std::process::id()) };
+        for part in ["h", "up", "p1", "p2"] {
+            let ns = site.ns(part);
+            sh(&format!("ip netns add {ns}"));
+            sh(&format!("ip -n {ns} link set lo up"));
+        }
+        let (h, up, bridge) = (site.ns("h"), site.ns("up"), bridge_name(CLUSTER));
+        sh(&format!("ip -n {h} link add {bridge} type bridge"));
+        sh(&format!("ip -n {h} addr add {GATEWAY}/24 dev {bridge}"));
+        sh(&format!("ip -n {h} link set {bridge} up"));
+        sh(&format!("ip -n {h} route add {SERVICE_CIDR} dev {bridge} src {GATEWAY}"));
+        for (pod, ip) in [("p1", P1), ("p2", P2)] {
+            let ns = site.ns(pod);
+            sh(&format!("ip -n {h} link add {pod} type veth peer name eth0 netns {ns}"));
+            sh(&format!("ip -n {h} link set {pod} master {bridge} up"));
+            sh(&format!("ip -n {h} link set {pod} type bridge_slave hairpin on"));
+            sh(&format!("ip -n {ns} addr add {ip}/24 dev eth0"));
+            sh(&format!("ip -n {ns} link set eth0 up"));
+            sh(&format!("ip -n {ns} route add default via {GATEWAY}"));
+        }
+        sh(&format!("ip -n {h} link add eth0 type veth peer name eth0 netns {up}"));
+        for (ns, ip) in [(&h, "198.51.100.1"), (&up, "198.51.100.2")] {
+            sh(&format!("ip -n {ns} addr add {ip}/24 dev eth0"));
+            sh(&format!("ip -n {ns} link set eth0 up"));
+        }
+        sh(&format!("ip -n {h} route add default via 198.51.100.2"));
+        let switch = if netfilter == BridgeNetfilter::On { "1" } else { "0" };
+        site.within("h", move || {
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+            std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", switch).unwrap();
+        });
+        // What Docker's filter does to a bridge of its own.
+        site.nft(
+            "h",
+            &format!(
+                "add table ip filter
+                 add chain ip filter FORWARD {{ type filter hook forward priority 0; policy drop; }}
+                 add rule ip filter FORWARD oifname {bridge} ct state related,established accept
+                 add rule ip filter FORWARD iifname {bridge} oifname != {bridge} accept
+                 add rule ip filter FORWARD iifname {bridge} oifname {bridge} accept"
+            ),
+        );
+        site.nft(
+            "up",
+            &format!(
+                "add table ip leak
+                 add counter ip leak leaks
+                 add chain ip leak pre {{ type filter hook prerouting priority 0; }}
+                 add rule ip leak pre ip daddr {SERVICE_CIDR} counter name leaks"
+            ),
+        );
+        for (pod, ip) in [("p1", P1), ("p2", P2)] {
+            site.serve(pod, ip);
+        }
+        site
+    }
+
+    fn ns(&self, part: &str) -> String {
+        format!("{}-{part}", self.name)
+    }
+
+    /// Runs nft in a part.
+    pub(crate) fn nft(&self, part: &str, script: &str) -> String {
+        let ns = self.ns(part);
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &ns, "nft", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Packets to the service range that left the node.
+    pub(crate) fn leaks(&self) -> u64 {
+        let listing = self.nft("up", "list counter ip leak leaks");
+        let packets = listing.split_whitespace().skip_while(|w| *w != "packets").nth(1);
+        packets.unwrap().parse().unwrap()
+    }
+
+    /// Runs `f` on a thread of its own in a part's namespace.
+    pub(crate) fn within<T: Send + 'static>(&self, part: &str, f: impl FnOnce() -> T + Send + 'static) -> T {
+        let ns = std::fs::File::open(format!("/run/netns/{}", self.ns(part))).unwrap();
+        let thread = std::thread::spawn(move || {
+            move_into_link_name_space(ns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            f()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Runs an async test body in the node's namespace, with its processes.
+    pub(crate) fn on_node<F: Future<Output = ()>>(&self, body: impl FnOnce() -> F + Send + 'static) {
+        self.within("h", move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), body()).await.expect("too slow") });
+        });
+    }
+
+    /// A server that greets with its own and the client's address, then echoes.
+    fn serve(&self, pod: &str, ip: &'static str) {
+        let (tcp, udp) =
+            self.within(pod, move || (TcpListener::bind((ip, PORT)).unwrap(), UdpSocket::bind((ip, PORT)).unwrap()));
+        std::thread::spawn(move || {
+            for stream in tcp.incoming() {
+                std::thread::spawn(move || -> std::io::Result<()> {
+                    let mut stream = stream?;
+                    writeln!(stream, "{ip} {}", stream.peer_addr()?.ip())?;
+                    let mut buffer = [0; 256];
+                    loop {
+                        let n = stream.read(&mut buffer)?;
+                        if n == 0 {
+                            return Ok(());
+                        }
+                        stream.write_all(&buffer[..n])?;
+                    }
+                });
+            }
+        });
+        std::thread::spawn(move || -> std::io::Result<()> {
+            let mut buffer = [0; 256];
+            loop {
+                let (_, from) = udp.recv_from(&mut buffer)?;
+                udp.send_to(format!("{ip} {}", from.ip()).as_bytes(), from)?;
+            }
+        });
+    }
+
+    /// Connects from a part; the greeting, or the error and how long it took.
+    pub(crate) fn ask(&self, part: &str, portal: &str) -> Result<String, (std::io::ErrorKind, Duration)> {
+        let portal: SocketAddr = portal.parse().unwrap();
+        self.within(part, move || {
+            let started = Instant::now();
+            connect(portal).map(|c| c.greeting).map_err(|e| (e.kind(), started.elapsed()))
+        })
+    }
+
+    /// As [`Site::ask`], with UDP from a socket of its own.
+    pub(crate) fn ask_udp(&self, part: &str, portal: &str) -> Result<String, (std::io::ErrorKind, Duration)> {
+        let portal: SocketAddr = portal.parse().unwrap();
+        self.within(part, move || {
+            let started = Instant::now();
+            let socket = udp_socket(portal);
+            ask_over(&socket).map_err(|e| (e.kind(), started.elapsed()))
+        })
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for part in ["h", "up", "p1", "p2"] {
+            let _ = Command::new("ip").args(["netns", "del", &self.ns(part)]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// Removes namespaces of test processes that were killed.
+fn remove_leftovers() {
+    for line in sh("ip netns list").lines() {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        let mut parts = name.split('-');
+        if parts.next() == Some(PREFIX)
+            && let Some(pid) = parts.next()
+            && !std::path::Path::new("/proc").join(pid).exists()
+        {
+            let _ = Command::new("ip").args(["netns", "del", name]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// An open connection to a server.
+pub(crate) struct Connection {
+    pub(crate) greeting: String,
+    reader: BufReader<TcpStream>,
+}
+
+impl Connection {
+    /// Whether the server still answers on it.
+    pub(crate) fn echoes(&mut self) -> bool {
+        let mut line = String::new();
+        let sent = self.reader.get_mut().write_all(b"ping\n");
+        sent.is_ok() && self.reader.read_line(&mut line).is_ok() && line == "ping\n"
+    }
+}
+
+/// Connects from where the thread is.
+pub(crate) fn connect(to: SocketAddr) -> std::io::Result<Connection> {
+    let stream = TcpStream::connect_timeout(&to, CONNECT_LIMIT)?;
+    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+    let mut reader = BufReader::new(stream);
+    let mut greeting = String::new();
+    reader.read_line(&mut greeting)?;
+    Ok(Connection { greeting: greeting.trim().to_owned(), reader })
+}
+
+/// A socket that hears of refusals.
+pub(crate) fn udp_socket(to: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect(to).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    socket
+}
+
+/// Asks once over a socket that may have asked before.
+pub(crate) fn ask_over(socket: &UdpSocket) -> std::io::Result<String> {
+    socket.send(b"ping")?;
+    let mut buffer = [0; 256];
+    let n = socket.recv(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..n]).into_owned())
+}
+
+/// Starts the proxy of the site and waits until it has loaded its table.
+pub(crate) async fn start_proxy(master: SocketAddr) -> Proxy {
+    let config = ProxyConfig {
+        cluster_id: CLUSTER.into(),
+        service_cidr: SERVICE_CIDR.parse().unwrap(),
+        pod_cidr: POD_CIDR.parse().unwrap(),
+    };
+    let proxy = Proxy::start(&Client::new(&master.to_string()).unwrap(), config);
+    proxy.ready().await;
+    assert!(*proxy.synced().borrow(), "the proxy ended before its table was loaded");
+    proxy
+}
+
+/// Runs blocking code away from the runtime, in the same namespace.
+pub(crate) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(f).await.unwrap()
+}
+
+/// Waits until `f` is true; how long that took.
+pub(crate) async fn eventually(what: &str, mut f: impl AsyncFnMut() -> bool) -> Duration {
+    let started = Instant::now();
+    while !f().await {
+        assert!(started.elapsed() < Duration::from_secs(10), "never: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    started.elapsed()
+}
