@@ -114,7 +114,7 @@ mod tests {
         let all = || all.iter().map(|(i, c)| (i.to_string(), net(c))).collect::<Vec<_>>();
         let used = |own| taken(all(), own).into_iter().map(|u| (u.by, u.cidr)).collect::<Vec<_>>();
         let lan = ("interface eth0".to_owned(), net("192.0.2.0/24"));
-        assert_eq!(used(Some("cor-1")), [lan.clone()]);
+        assert_eq!(used(Some("cor-1")), std::slice::from_ref(&lan));
         assert_eq!(used(None), [("interface cor-1".to_owned(), net("10.244.0.0/24")), lan]);
     }
 
