@@ -22,7 +22,7 @@ pub(crate) enum Grammar {
 }
 
 const KUBECFG_VERBS: [&str; 8] = ["list", "print", "resize", "stop", "rm", "rollingupdate", "ns", "update"];
-const MODERN_LEADING: [&str; 8] = ["--help", "--version", "-V", "-n", "--namespace", "-A", "--", "--quiet"];
+const MODERN_LEADING: [&str; 6] = ["--help", "--version", "-V", "-n", "--namespace", "--"];
 
 /// Decides by the name the binary was called by and its arguments. See the module's rule.
 pub(crate) fn grammar(program: &str, args: &[String]) -> Grammar {

@@ -34,10 +34,10 @@ pub(crate) async fn run(context: &Context, args: GetArgs) -> Outcome {
     }
     let view = View { args: &args, prefixed: targets.len() > 1, single: is_single(&targets) };
     view.show(&found, &context.namespace, missing)?;
-    if args.watch {
-        follow(context, &view, &targets[0], found.remove(0)).await?;
+    if missing > 0 {
+        return Err(Failure::Exit(1));
     }
-    if missing > 0 { Err(Failure::Exit(1)) } else { Ok(()) }
+    if args.watch { follow(context, &view, &targets[0], found.remove(0)).await } else { Ok(()) }
 }
 
 fn is_single(targets: &[Target]) -> bool {
