@@ -1,5 +1,5 @@
 //! The control plane: the store, the registry on top of it, the API server, the scheduler and
-//! the controllers.
+//! the controllers, and the [`master`] that runs them together.
 
 mod admission;
 pub mod cluster;
@@ -7,6 +7,7 @@ mod controllers;
 mod deletion;
 mod events;
 pub mod liveness;
+pub mod master;
 pub mod registry;
 pub mod scheduler;
 pub mod server;

@@ -6,6 +6,7 @@
 
 pub(crate) mod endpoints;
 pub(crate) mod events;
+pub(crate) mod master_services;
 pub(crate) mod namespaces;
 pub(crate) mod nodes;
 pub(crate) mod replication;

@@ -29,7 +29,7 @@ impl Wanted {
         use std::hash::BuildHasher;
         let hasher = foldhash::fast::FixedState::default();
         Self {
-            requests: facts.requests.clone(),
+            requests: facts.requests,
             host_ports: facts.host_ports.to_vec(),
             node_selector: pod.spec.as_ref().and_then(|s| s.node_selector.clone()).unwrap_or_default(),
             owner: facts.owner.clone(),
@@ -108,8 +108,7 @@ pub(super) enum Decision {
 
 /// Chooses a node for a pod: among those that fit, the one with most room and fewest siblings.
 pub(super) fn decide(cluster: &Cluster, wanted: &Wanted) -> Decision {
-    let mut explanation =
-        Explanation { nodes: cluster.nodes().len(), wanted: wanted.requests.clone(), ..Default::default() };
+    let mut explanation = Explanation { nodes: cluster.nodes().len(), wanted: wanted.requests, ..Default::default() };
     let most_siblings = cluster.nodes().values().map(|n| siblings(n, wanted)).max().unwrap_or_default();
     let mut best: Option<(f64, u64, &CompactString)> = None;
     for (name, node) in cluster.nodes() {
@@ -230,7 +229,7 @@ mod tests {
             ip: None,
             owner: wanted.owner.clone(),
             created_at: None,
-            requests: wanted.requests.clone(),
+            requests: wanted.requests,
             host_ports: wanted.host_ports.clone().into(),
         };
         cluster.set_pod(&Key::new("n", name), Some(&facts));

@@ -42,6 +42,7 @@ pub use limits::Limits;
 use crate::{
     admission::{self, Admission},
     cluster::ClusterFacts,
+    controllers::master_services,
     liveness::Liveness,
     registry::Registry,
 };
@@ -84,8 +85,8 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// The store does not take writes.
-    #[error("cannot create the namespace {DEFAULT_NAMESPACE}")]
-    Namespace(#[source] ApiError),
+    #[error("cannot create the objects that every cluster has")]
+    Prepare(#[source] ApiError),
 }
 
 /// What all requests share.
@@ -132,15 +133,15 @@ impl Server {
         let bind = |source| StartError::Bind { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
-        let uid = uuid::Uuid::new_v4().to_string();
-        admission::ensure_namespace(&registry, DEFAULT_NAMESPACE, write::now_s(), uid)
-            .await
-            .map_err(StartError::Namespace)?;
+        let admission = Admission::new(facts.service_cidr);
+        let (now, uid) = (write::now_s(), uuid::Uuid::new_v4().to_string());
+        admission::ensure_namespace(&registry, DEFAULT_NAMESPACE, now, uid).await.map_err(StartError::Prepare)?;
+        master_services::ensure(&registry, &admission, now).await.map_err(StartError::Prepare)?;
         let stop = stop.child_token();
         let shared = Arc::new(Shared {
             registry,
             liveness,
-            admission: Admission::new(facts.service_cidr),
+            admission,
             facts,
             pages: list::Pages::default(),
             tunnels: tunnel::Tunnels::default(),

@@ -1,0 +1,102 @@
+//! One master: opens the store, loads the registry, starts the loops and the server, and stops
+//! them in the order in which they depend on each other.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    cluster::{self, ClusterError, ClusterFacts, Ranges},
+    controllers,
+    liveness::Liveness,
+    registry::Registry,
+    server::{self, Server, ServerConfig},
+    store::{EmbeddedStore, Store, StoreError},
+};
+
+/// How often minions say that they live.
+pub const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How long the loops get to end. They wait for nothing but the store.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a master needs to know.
+#[derive(Debug, Clone)]
+pub struct MasterConfig {
+    /// Where the store lives.
+    pub data_dir: PathBuf,
+    /// Where the API is served; port 0 takes any.
+    pub listen: SocketAddr,
+    /// The range of portal addresses.
+    pub services: Ranges,
+    /// The range that minions get their pod networks from.
+    pub pods: Ranges,
+}
+
+/// Why a master did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The cluster's facts.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The server.
+    #[error(transparent)]
+    Server(#[from] server::StartError),
+}
+
+/// A running master.
+#[derive(Debug)]
+pub struct Master {
+    server: Server,
+    facts: ClusterFacts,
+    loops: TaskTracker,
+    stop_loops: CancellationToken,
+    writer: TaskTracker,
+    stop_writer: CancellationToken,
+}
+
+impl Master {
+    /// Starts a master. When it returns the API answers.
+    pub async fn start(config: MasterConfig) -> Result<Self, StartError> {
+        let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&config.data_dir).await?);
+        let loaded = store.load().await?;
+        let new_id = uuid::Uuid::new_v4().as_fields().0;
+        let facts = cluster::establish(&*store, &loaded, config.services, config.pods, new_id).await?;
+
+        let (writer, stop_writer) = (TaskTracker::new(), CancellationToken::new());
+        let registry = Registry::start(store, loaded, &writer, stop_writer.clone())?;
+
+        let (loops, stop_loops) = (TaskTracker::new(), CancellationToken::new());
+        let liveness = Arc::new(Liveness::default());
+        controllers::start(&registry, &liveness, facts.pod_cidr, HEARTBEAT, &loops, &stop_loops);
+        let server_config = ServerConfig::new(config.listen);
+        let server = Server::start(server_config, registry, liveness, facts.clone(), &CancellationToken::new()).await?;
+        Ok(Self { server, facts, loops, stop_loops, writer, stop_writer })
+    }
+
+    /// Where the API is served.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address
+    }
+
+    /// The cluster's facts.
+    pub fn facts(&self) -> &ClusterFacts {
+        &self.facts
+    }
+
+    /// Stops taking requests, then the loops, then the writer: what was acknowledged is stored.
+    pub async fn shutdown(self) {
+        self.server.shutdown().await;
+        for (stop, tasks, what) in
+            [(self.stop_loops, self.loops, "control loops"), (self.stop_writer, self.writer, "writer")]
+        {
+            stop.cancel();
+            tasks.close();
+            if tokio::time::timeout(STOP_TIMEOUT, tasks.wait()).await.is_err() {
+                tracing::warn!("the {what} did not end within {STOP_TIMEOUT:?}");
+            }
+        }
+    }
+}
