@@ -50,6 +50,12 @@ impl From<std::io::Error> for Failure {
     }
 }
 
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Failure::Failed(format!("{error:#}"))
+    }
+}
+
 /// A client error with its remedy.
 pub(crate) fn client_sentence(error: &ClientError) -> String {
     match error {

@@ -16,6 +16,7 @@ mod kubecfg;
 mod manifest;
 mod merge;
 mod output;
+mod serve;
 mod session;
 mod target;
 mod template;

@@ -1,4 +1,5 @@
-//! The verbs of the modern grammar, one a file, and the one place that starts them.
+//! The verbs of the modern grammar, one a file, and the one place that starts them. Those that
+//! run servers are in [`crate::serve`].
 
 mod api_resources;
 mod apply;
@@ -10,17 +11,14 @@ mod events;
 mod exec;
 mod get;
 mod logs;
-mod master;
-mod minion;
-mod reset;
 mod run;
 mod scale;
-mod up;
 mod version;
 
 use crate::{
     args::{Cli, Command},
     failure::Outcome,
+    serve,
     session::{DEFAULT_MASTER, Session},
 };
 
@@ -40,10 +38,10 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
     // An empty KUBERNETES_MASTER is as good as none.
     let server = if cli.master.is_empty() { DEFAULT_MASTER.to_owned() } else { cli.master };
     match cli.command {
-        Command::Up(args) => return up::run(args).await,
-        Command::Master(args) => return master::run(args).await,
-        Command::Minion(args) => return minion::run(args, server).await,
-        Command::Reset(args) => return reset::run(args).await,
+        Command::Up(args) => return Ok(serve::up(args).await?),
+        Command::Master(args) => return Ok(serve::master(args).await?),
+        Command::Minion(args) => return Ok(serve::minion(args, &server).await?),
+        Command::Reset(args) => return Ok(serve::reset(args).await?),
         Command::Completions { shell } => return completions::run(shell),
         Command::ApiResources => return api_resources::run(),
         _ => {}

@@ -1,0 +1,16 @@
+//! The server side of the binary: a whole cluster, a master, a minion, and the removal of all
+//! traces. The verbs in [`crate::commands`] only call it.
+
+mod process;
+mod reset;
+mod up;
+
+pub(crate) use reset::reset;
+pub(crate) use up::{master, minion, up};
+
+use crate::output;
+
+/// Says what is done. A reader that went away does not stop a server.
+fn say(text: &str) {
+    drop(output::line(text));
+}

@@ -1,0 +1,157 @@
+//! `up`, `master` and `minion`: say what is done, be ready when it says so, stop in order.
+
+use std::{
+    future::Future,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use coracle_master::{
+    cluster::Ranges,
+    master::{Master, MasterConfig},
+};
+use coracle_minion::{Minion, MinionConfig, network};
+use ipnet::Ipv4Net;
+
+use super::{
+    process::{StopSignals, log_to_stderr},
+    say,
+};
+use crate::args::{MinionArgs, ServerArgs};
+
+/// Parts of the data directory.
+pub(super) const MASTER_DIR: &str = "master";
+pub(super) const MINION_DIR: &str = "minion";
+/// How long `up` waits for its own master, which answers already.
+const MASTER_LIMIT: Duration = Duration::from_secs(30);
+
+/// A whole cluster in one process.
+pub(crate) async fn up(args: ServerArgs) -> Result<()> {
+    log_to_stderr();
+    let begun = Instant::now();
+    let mut signals = StopSignals::new()?;
+    let master = tokio::select! {
+        // Cancel-safe enough: a start that is given up leaves at most an empty data directory.
+        master = start_master(&args) => master?,
+        () = signals.next() => bail!("interrupted"),
+    };
+    let url = format!("http://{}", master.address());
+    let mut config = MinionConfig::new(&url, args.data_dir.join(MINION_DIR));
+    (config.name, config.docker) = (args.name, args.docker);
+    config.master_limit = MASTER_LIMIT;
+    let result = run_minion(config, &mut signals, |minion| {
+        let ms = begun.elapsed().as_millis();
+        say(&format!("minion: {} with pods in {}", minion.name(), minion.pod_cidr()));
+        say(&format!("ready after {ms} ms; stop with Ctrl-C. In another terminal:"));
+        if url != "http://127.0.0.1:8080" {
+            say(&format!("    export KUBERNETES_MASTER={url}"));
+        }
+        say("    coracle get nodes");
+    })
+    .await;
+    within_second_signal(&mut signals, master.shutdown()).await?;
+    say("stopped; the next `coracle up` finds the pods again");
+    result
+}
+
+/// A master alone.
+pub(crate) async fn master(args: ServerArgs) -> Result<()> {
+    log_to_stderr();
+    let mut signals = StopSignals::new()?;
+    let master = tokio::select! {
+        master = start_master(&args) => master?,
+        () = signals.next() => bail!("interrupted"),
+    };
+    say(&format!("ready; join minions with: coracle minion --master http://{}", master.address()));
+    signals.next().await;
+    say("stopping");
+    within_second_signal(&mut signals, master.shutdown()).await
+}
+
+/// A minion of a master elsewhere.
+pub(crate) async fn minion(args: MinionArgs, master: &str) -> Result<()> {
+    log_to_stderr();
+    let mut signals = StopSignals::new()?;
+    say(&format!("master: {master}"));
+    let mut config = MinionConfig::new(master, args.data_dir.join(MINION_DIR));
+    (config.name, config.address, config.docker) = (args.name, args.address, args.docker);
+    run_minion(config, &mut signals, |minion| {
+        say(&format!("ready: {} with pods in {}", minion.name(), minion.pod_cidr()));
+    })
+    .await
+}
+
+async fn start_master(args: &ServerArgs) -> Result<Master> {
+    let dir = args.data_dir.join(MASTER_DIR);
+    let used = used_ranges(&dir).await;
+    let free = |candidates: Vec<Ipv4Net>| {
+        let first = candidates.first().copied().unwrap_or_default();
+        network::free_cidr(&candidates, &used).unwrap_or(first)
+    };
+    let config = MasterConfig {
+        data_dir: dir,
+        listen: args.listen,
+        services: Ranges { wanted: args.service_cidr, default: free(network::service_candidates()) },
+        pods: Ranges { wanted: args.pod_cidr, default: free(network::pod_candidates()) },
+    };
+    say(&format!("data: {}", args.data_dir.display()));
+    let master = Master::start(config).await?;
+    let facts = master.facts();
+    say(&format!(
+        "master: http://{} (cluster {}, services in {}, pods in {})",
+        master.address(),
+        facts.cluster_id,
+        facts.service_cidr,
+        facts.pod_cidr
+    ));
+    Ok(master)
+}
+
+/// The ranges in use on this host, for a cluster that is yet to choose its own.
+async fn used_ranges(data_dir: &Path) -> Vec<Ipv4Net> {
+    if data_dir.exists() {
+        return Vec::new();
+    }
+    match network::used_cidrs(None).await {
+        Ok(used) => used.into_iter().map(|used| used.cidr).collect(),
+        Err(error) => {
+            tracing::warn!(%error, "the host's networks can't be read; the usual ranges are taken");
+            Vec::new()
+        }
+    }
+}
+
+/// Runs a minion until a signal comes or a part of it fails.
+async fn run_minion(config: MinionConfig, signals: &mut StopSignals, ready: impl FnOnce(&Minion)) -> Result<()> {
+    let minion = tokio::select! {
+        // Dropping the start gives up at once and leaves nothing running.
+        minion = Minion::start(config) => minion?,
+        () = signals.next() => return Ok(()),
+    };
+    tokio::select! {
+        () = minion.ready() => ready(&minion),
+        () = signals.next() => return finish(minion, signals).await,
+    }
+    let failed = tokio::select! {
+        part = minion.failed() => Some(part),
+        () = signals.next() => None,
+    };
+    finish(minion, signals).await?;
+    match failed {
+        Some(part) => bail!("the minion's {part} ended by itself; see the log, and start it again"),
+        None => Ok(()),
+    }
+}
+
+async fn finish(minion: Minion, signals: &mut StopSignals) -> Result<()> {
+    say("stopping; the pods keep running");
+    within_second_signal(signals, minion.shutdown()).await
+}
+
+async fn within_second_signal(signals: &mut StopSignals, work: impl Future<Output = ()>) -> Result<()> {
+    tokio::select! {
+        () = work => Ok(()),
+        () = signals.next() => Err(anyhow::anyhow!("ended at once by a second signal")).context("stopping"),
+    }
+}
