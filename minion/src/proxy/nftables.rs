@@ -16,8 +16,9 @@ use super::{
 const LIMIT: Duration = Duration::from_secs(30);
 /// How much of nft's complaints is kept: it repeats the line it complains about.
 const OUTPUT_CHARS: usize = 400;
-/// Between looks at whether bridges show their frames to netfilter; reads one file.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between looks at whether bridges show their frames to netfilter, which is switched rarely (by a
+/// module load); reads one file.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Between looks at the table itself, below announcements that were lost.
 const VERIFY_INTERVAL: Duration = Duration::from_secs(60);
 const BRIDGE_NETFILTER: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";

@@ -246,3 +246,33 @@ fn a_udp_client_changes_over_when_its_backend_goes() {
         proxy.shutdown().await;
     });
 }
+
+#[test]
+fn a_change_among_two_thousand_services_is_as_quick() {
+    on_site(On, async |_| {
+        let master = master_with(&[P1]).await;
+        for i in 0..2000 {
+            let name = format!("s{i}");
+            master.service(&name, &format!("10.78.{}.{}", 1 + i / 250, 1 + i % 250), portal_ports());
+            master.endpoints(&name, &[P1, P2], backend_ports());
+        }
+        let started = Instant::now();
+        let proxy = start_proxy(master.address).await;
+        println!("4,000 portals loaded in {:?}", started.elapsed());
+        let mut took = Vec::new();
+        for host in [P2, P1, P2, P1, P2] {
+            let started = Instant::now();
+            master.endpoints("a", &[host], backend_ports());
+            eventually("the other pod answers", async || {
+                let to: SocketAddr = WEB.parse().unwrap();
+                blocking(move || connect(to).unwrap().greeting.starts_with(host)).await
+            })
+            .await;
+            took.push(started.elapsed());
+        }
+        took.sort_unstable();
+        println!("endpoints to traffic: {took:?}");
+        assert!(took[took.len() / 2] < Duration::from_millis(100), "{took:?}");
+        proxy.shutdown().await;
+    });
+}
