@@ -4,17 +4,18 @@ use coracle_api::{
     Kind,
     kinds::{KINDS, Subresource},
 };
-use http::StatusCode;
+use http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::{
     Shared,
     answer::{self, Response},
     router::Edition,
+    upgrade,
 };
 
 /// The Kubernetes release whose `v1` API this is, as `k8s-openapi` publishes it.
-const KUBERNETES_MINOR: &str = "35";
+const KUBERNETES_MINOR: &str = "37";
 
 /// `/`
 pub(crate) fn index() -> Response {
@@ -47,61 +48,120 @@ pub(crate) fn ready(shared: &Shared) -> Response {
     answer::text(StatusCode::OK, "ok")
 }
 
-/// `/api`
-pub(crate) fn versions() -> Response {
+/// `/api`. Clients of the last years ask for everything at once; they need not know of 2014.
+pub(crate) fn versions(headers: &HeaderMap) -> Response {
+    if let Some(version) = wants_everything(headers) {
+        let resources: Vec<_> = KINDS.iter().map(|kind| discovered(kind)).collect();
+        let version_row = json!({ "version": "v1", "freshness": "Current", "resources": resources });
+        return everything(version, json!([{ "metadata": { "creationTimestamp": null }, "versions": [version_row] }]));
+    }
     let page = json!({ "kind": "APIVersions", "versions": ["v1", "v1beta1"], "serverAddressByClientCIDRs": [] });
     answer::value(StatusCode::OK, &page)
 }
 
 /// `/apis`: all kinds are in the group without a name.
-pub(crate) fn groups() -> Response {
-    answer::value(StatusCode::OK, &json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": [] }))
+pub(crate) fn groups(headers: &HeaderMap) -> Response {
+    match wants_everything(headers) {
+        Some(version) => everything(version, json!([])),
+        None => answer::value(StatusCode::OK, &json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": [] })),
+    }
 }
 
-/// `/api/v1`, `/api/v1beta1`. Today's clients would offer each resource twice if the old version
-/// listed its own, and its clients never ask.
+/// Versions of the list of everything, best first, and how it is asked for and answered.
+const EVERYTHING: [(&str, &str); 2] = [
+    ("v2", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"),
+    ("v2beta1", "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"),
+];
+
+fn wants_everything(headers: &HeaderMap) -> Option<(&'static str, &'static str)> {
+    let offered: Vec<String> = upgrade::tokens(headers, &header::ACCEPT).map(|t| t.replace(' ', "")).collect();
+    EVERYTHING.into_iter().find(|(_, media)| offered.iter().any(|o| o == media))
+}
+
+fn everything((version, media): (&str, &'static str), items: Value) -> Response {
+    let api_version = format!("apidiscovery.k8s.io/{version}");
+    let page = json!({ "kind": "APIGroupDiscoveryList", "apiVersion": api_version, "metadata": {}, "items": items });
+    answer::full(StatusCode::OK, media, page.to_string().into())
+}
+
+/// What can be done with a kind itself.
+fn verbs(kind: &Kind) -> &'static [&'static str] {
+    match kind.stored {
+        true => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        false => &["create"],
+    }
+}
+
+/// A subresource's group, version, kind and verbs.
+fn sub_facts(kind: &Kind, sub: Subresource) -> (&'static str, &'static str, &'static str, &'static [&'static str]) {
+    match sub {
+        Subresource::Status => ("", "v1", kind.kind, &["get", "patch", "update"]),
+        Subresource::Scale => ("autoscaling", "v1", "Scale", &["get", "patch", "update"]),
+        Subresource::Binding => ("", "v1", "Binding", &["create"]),
+        Subresource::Log => ("", "v1", kind.kind, &["get"]),
+        Subresource::Exec => ("", "v1", "PodExecOptions", &["create", "get"]),
+    }
+}
+
+fn discovered(kind: &Kind) -> Value {
+    let sub_row = |sub: &Subresource| {
+        let (group, version, subject, verbs) = sub_facts(kind, *sub);
+        let subject = json!({ "group": group, "version": version, "kind": subject });
+        json!({ "subresource": sub.as_str(), "responseKind": subject, "verbs": verbs })
+    };
+    let subresources: Vec<_> = kind.subresources.iter().map(sub_row).collect();
+    json!({
+        "resource": kind.plural,
+        "responseKind": { "group": "", "version": "v1", "kind": kind.kind },
+        "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": kind.singular,
+        "shortNames": kind.short_names,
+        "categories": categories(kind),
+        "verbs": verbs(kind),
+        "subresources": subresources,
+    })
+}
+
+/// `all` is what `kubectl get all` shows: what users make and what runs for them.
+fn categories(kind: &Kind) -> &'static [&'static str] {
+    if kind.namespaced && kind.has(Subresource::Status) { &["all"] } else { &[] }
+}
+
+/// `/api/v1`, `/api/v1beta1`
 pub(crate) fn resources(edition: Edition) -> Response {
     let (version, list) = match edition {
-        Edition::V1 => ("v1", KINDS.iter().flat_map(|kind| resource_rows(kind)).collect()),
-        Edition::V1beta1 => ("v1beta1", Vec::new()),
+        Edition::V1 => ("v1", KINDS.iter().flat_map(|kind| resource_rows(kind)).collect::<Vec<_>>()),
+        Edition::V1beta1 => ("v1beta1", KINDS.iter().filter_map(|kind| legacy_row(kind)).collect()),
     };
     let page = json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": list });
     answer::value(StatusCode::OK, &page)
 }
 
 fn resource_rows(kind: &Kind) -> Vec<Value> {
-    let verbs: &[&str] = match kind.stored {
-        true => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        false => &["create"],
-    };
-    let mut main = json!({
-        "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced, "kind": kind.kind, "verbs": verbs,
+    let main = json!({
+        "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced, "kind": kind.kind,
+        "verbs": verbs(kind), "shortNames": kind.short_names, "categories": categories(kind),
     });
-    if !kind.short_names.is_empty() {
-        main["shortNames"] = json!(kind.short_names);
-    }
-    if ["pods", "services", "replicationcontrollers"].contains(&kind.plural) {
-        // What `kubectl get all` shows.
-        main["categories"] = json!(["all"]);
-    }
     let sub_row = |sub: &Subresource| {
+        let (group, version, subject, verbs) = sub_facts(kind, *sub);
         let name = format!("{}/{}", kind.plural, sub.as_str());
-        let (subject, verbs): (&str, &[&str]) = match sub {
-            Subresource::Status => (kind.kind, &["get", "patch", "update"]),
-            Subresource::Scale => ("Scale", &["get", "patch", "update"]),
-            Subresource::Binding => ("Binding", &["create"]),
-            Subresource::Log => (kind.kind, &["get"]),
-            Subresource::Exec => ("PodExecOptions", &["create", "get"]),
-        };
         let mut row =
             json!({ "name": name, "singularName": "", "namespaced": kind.namespaced, "kind": subject, "verbs": verbs });
-        if *sub == Subresource::Scale {
-            row["group"] = "autoscaling".into();
-            row["version"] = "v1".into();
+        if !group.is_empty() {
+            row["group"] = group.into();
+            row["version"] = version.into();
         }
         row
     };
     std::iter::once(main).chain(kind.subresources.iter().map(sub_row)).collect()
+}
+
+fn legacy_row(kind: &Kind) -> Option<Value> {
+    let verbs: &[&str] =
+        if kind.stored { &["create", "delete", "get", "list", "update", "watch"] } else { &["create"] };
+    let name = kind.v1beta1_plural?;
+    let subject = kind.v1beta1_kind.unwrap_or(kind.kind);
+    Some(json!({ "name": name, "singularName": "", "namespaced": kind.namespaced, "kind": subject, "verbs": verbs }))
 }
 
 /// `/openapi/v3`

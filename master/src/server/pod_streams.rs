@@ -16,7 +16,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::mpsc,
 };
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -24,6 +24,7 @@ use super::{
     Shared,
     answer::{self, Response},
     query::Query,
+    request::Permit,
     router::Target,
     tunnel::TunnelBody,
     upgrade,
@@ -72,7 +73,7 @@ pub(crate) async fn log(
     shared: &Arc<Shared>,
     target: &Target,
     query: &Query,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
 ) -> Result<Response, ApiError> {
     let place = place(shared, target, query)?;
     for number in ["tailLines", "sinceSeconds", "limitBytes"] {
@@ -121,7 +122,7 @@ pub(crate) async fn exec(
     query: &Query,
     headers: &HeaderMap,
     connection: Option<OnUpgrade>,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
 ) -> Result<Response, ApiError> {
     let handshake = Handshake::parse(headers)?;
     let connection = connection.ok_or_else(|| ApiError::bad_request("exec needs HTTP/1.1 to switch to WebSocket"))?;

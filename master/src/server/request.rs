@@ -21,8 +21,8 @@ use super::{
     tunnel,
 };
 
-/// A place among the requests in flight; streams take theirs with them.
-pub(crate) type Permit = OwnedSemaphorePermit;
+/// A place among the requests in flight, for those that need one; streams take theirs with them.
+pub(crate) type Permit = Option<OwnedSemaphorePermit>;
 
 /// A request as warp hands it over.
 pub(crate) struct Incoming {
@@ -97,14 +97,13 @@ fn routed(shared: &Shared, incoming: &Incoming) -> Result<(Route, Query), Refusa
 }
 
 async fn dispatch(shared: &Arc<Shared>, route: Route, request: Request) -> Result<Response, Fault> {
-    let is_stream = match &route {
-        Route::Tunnel(_) => true,
-        Route::Objects(target) => target.is_long(),
-        // Whether the master lives must be answered when it is busiest.
-        Route::Health | Route::Ready | Route::Metrics | Route::Heartbeat(_) => false,
-        _ => false,
+    let permit = match &route {
+        Route::Tunnel(_) => Some(shared.in_flight.stream()?),
+        Route::Objects(target) if target.is_long() => Some(shared.in_flight.stream()?),
+        // Whether master and minions live must be told when there is most to do.
+        Route::Health | Route::Ready | Route::Metrics | Route::Heartbeat(_) => None,
+        _ => Some(shared.in_flight.request()?),
     };
-    let permit = if is_stream { shared.in_flight.stream()? } else { shared.in_flight.request()? };
     Ok(match route {
         Route::Objects(target) => return objects_of(shared, target, request, permit).await,
         Route::Heartbeat(node) => {
@@ -118,8 +117,8 @@ async fn dispatch(shared: &Arc<Shared>, route: Route, request: Request) -> Resul
         Route::Ready => discovery::ready(shared),
         Route::Version => discovery::version(),
         Route::Metrics => shared.metrics.page(shared),
-        Route::Versions => discovery::versions(),
-        Route::Groups => discovery::groups(),
+        Route::Versions => discovery::versions(&request.headers),
+        Route::Groups => discovery::groups(&request.headers),
         Route::Resources(edition) => discovery::resources(edition),
         Route::Schemas => discovery::schemas(),
         Route::Schema => discovery::schema(),

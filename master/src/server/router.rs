@@ -138,7 +138,8 @@ pub(crate) fn parse(method: &Method, path: &str, query: &Query) -> Result<Route,
         },
         ["coracle", "v1", "nodes", name, "tunnel"] => get(Route::Tunnel((*name).to_owned())),
         ["api", "v1"] => get(Route::Resources(Edition::V1)),
-        ["api", "v1beta1"] => get(Route::Resources(Edition::V1beta1)),
+        // Clients look for versions other than v1 among the groups.
+        ["api" | "apis", "v1beta1"] => get(Route::Resources(Edition::V1beta1)),
         ["api", "v1", rest @ ..] => current(method, rest, query).map(Route::Objects),
         ["api", "v1beta1", rest @ ..] => legacy(method, rest, query).map(Route::Objects),
         _ => Err(Unroutable::NotFound(None)),
@@ -339,6 +340,7 @@ mod tests {
         check("GET", "/apis", "Groups");
         check("GET", "/api/v1", "Resources(V1)");
         check("GET", "/api/v1beta1", "Resources(V1beta1)");
+        check("GET", "/apis/v1beta1", "Resources(V1beta1)");
         check("GET", "/livez", "Health");
         check("GET", "/readyz", "Ready");
         check("GET", "/coracle/v1/cluster", "Cluster");

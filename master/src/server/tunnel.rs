@@ -21,9 +21,8 @@ use hyper::{
     upgrade::OnUpgrade,
 };
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Shared, answer::Response, upgrade};
+use super::{Shared, answer::Response, request::Permit, upgrade};
 
 /// The protocol asked for in `Upgrade`.
 const PROTOCOL: &str = "coracle-tunnel";
@@ -112,7 +111,7 @@ pub(crate) fn open(
     node: String,
     headers: &http::HeaderMap,
     connection: Option<OnUpgrade>,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
 ) -> Result<Response, ApiError> {
     let asked = upgrade::asks_for(headers, PROTOCOL);
     let Some(connection) = connection.filter(|_| asked) else {

@@ -7,13 +7,14 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use coracle_api::{ApiError, Kind, error::FieldErrors};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use super::{
     Shared,
     answer::{self, Response},
     list,
     query::Query,
+    request::Permit,
     router::Target,
     write,
 };
@@ -75,7 +76,7 @@ pub(crate) fn watch(
     shared: &Arc<Shared>,
     target: &Target,
     query: &Query,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
 ) -> Result<Response, ApiError> {
     if query.flag("sendInitialEvents") {
         // Clients list and then watch when they get this answer.
@@ -105,7 +106,7 @@ pub(crate) fn start(
     from: Option<u64>,
     limit: Duration,
     lines: impl Lines,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
 ) -> Result<Response, ApiError> {
     let watcher = shared.registry.watch(kind, selection, from)?;
     let (frames, mut body) = mpsc::channel::<Bytes>(FRAMES);

@@ -21,6 +21,13 @@ async fn clients_find_out_what_there_is() {
     assert_eq!(find("replicationcontrollers/scale")["kind"], "Scale");
     assert_eq!(find("bindings")["verbs"], json!(["create"]));
     assert_eq!(master.get("/api/v1beta1").await.expect(200).json()["groupVersion"], "v1beta1");
+    let media = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let accept = format!("{media},application/json");
+    let all = master.send("GET", "/api", &[("accept", &accept)], "").await.expect(200);
+    assert_eq!(all.headers["content-type"], media);
+    let versions = all.json()["items"][0]["versions"].clone();
+    assert_eq!((versions.as_array().unwrap().len(), &versions[0]["version"]), (1, &json!("v1")));
+    assert_eq!(master.send("GET", "/apis", &[("accept", &accept)], "").await.expect(200).json()["items"], json!([]));
     let version = master.get("/version").await.expect(200).json();
     assert_eq!(version["major"], "1");
     assert!(version["gitVersion"].as_str().unwrap().contains("coracle"));
@@ -101,4 +108,5 @@ async fn who_asks_too_much_at_once_is_told_to_wait() {
     master.get(PODS).await.expect(200);
     let master = Master::with(Limits { requests: 0, answer_time: Duration::from_secs(1), ..Default::default() }).await;
     master.get(PODS).await.refused(429, "try again");
+    master.get("/healthz").await.expect(200);
 }
