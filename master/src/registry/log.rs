@@ -1,6 +1,8 @@
 //! The recent changes of one kind: a bounded ring with one writer and many cursors.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use super::{Entry, EventType};
 
@@ -8,6 +10,12 @@ use super::{Entry, EventType};
 const EVENTS_MAX: usize = 16_384;
 /// JSON bytes kept alive by the ring per kind, beyond what the snapshot holds anyway.
 const BYTES_MAX: usize = 32 << 20;
+
+/// Changes kept per kind however old.
+const EVENTS_MIN: usize = 1024;
+/// Older changes go with the next one that comes. Cursors are never that old: bookmarks come every
+/// half minute. It bounds what a small cluster's history costs over months.
+const AGE_MAX: Duration = Duration::from_secs(600);
 
 /// One change.
 #[derive(Debug, Clone)]
@@ -22,7 +30,7 @@ pub(super) struct Event {
 /// The ring. Holds every change after `floor`.
 #[derive(Debug)]
 pub(super) struct EventLog {
-    events: VecDeque<Event>,
+    events: VecDeque<(Instant, Event)>,
     bytes: usize,
     floor: u64,
 }
@@ -32,15 +40,23 @@ impl EventLog {
         Self { events: VecDeque::new(), bytes: 0, floor: version }
     }
 
-    pub(super) fn push(&mut self, event: Event) {
+    pub(super) fn push(&mut self, event: Event, now: Instant) {
         self.bytes += event.entry.json.len();
-        self.events.push_back(event);
-        while self.events.len() > EVENTS_MAX || (self.bytes > BYTES_MAX && self.events.len() > 1) {
-            if let Some(old) = self.events.pop_front() {
+        self.events.push_back((now, event));
+        while self.is_over(now) {
+            if let Some((_, old)) = self.events.pop_front() {
                 self.bytes -= old.entry.json.len();
                 self.floor = old.entry.version;
             }
         }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        let count = self.events.len();
+        let is_old = |(at, _): &(Instant, Event)| now.saturating_duration_since(*at) > AGE_MAX;
+        count > EVENTS_MAX
+            || (self.bytes > BYTES_MAX && count > 1)
+            || (count > EVENTS_MIN && self.events.front().is_some_and(is_old))
     }
 
     /// The changes after `version`, oldest first; `None` when some of them are gone.
@@ -48,7 +64,7 @@ impl EventLog {
         if version < self.floor {
             return None;
         }
-        let start = self.events.partition_point(|e| e.entry.version <= version);
-        Some(self.events.range(start..))
+        let start = self.events.partition_point(|(_, e)| e.entry.version <= version);
+        Some(self.events.range(start..).map(|(_, e)| e))
     }
 }

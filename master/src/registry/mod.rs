@@ -210,7 +210,7 @@ impl Registry {
         self.submit(kind, key.clone(), Some(object), Expect::Absent).await?.ok_or_else(exists)
     }
 
-    /// Replaces an object. A write that changes nothing is acknowledged without being stored.
+    /// Replaces an object. Whether anything changes is the caller's matter.
     pub async fn update(&self, object: Box<dyn Object>, expected: Expected) -> Result<Arc<Entry>, ApiError> {
         let (kind, key) = (object.kind(), Key::of(&*object));
         let current =

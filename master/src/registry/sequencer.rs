@@ -11,7 +11,10 @@ use std::{
 
 use bytes::Bytes;
 use coracle_api::{ApiError, Kind};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Entry, EventType, Facts, Key, Registry, Shelf, log::Event};
@@ -174,11 +177,12 @@ impl<'a> Applied<'a> {
         if self.version == 0 {
             return;
         }
+        let now = Instant::now();
         for (shelf, snapshot, events) in self.shelves {
             let version = snapshot.version;
             {
                 let mut log = shelf.log.write().unwrap_or_else(PoisonError::into_inner);
-                events.into_iter().for_each(|event| log.push(event));
+                events.into_iter().for_each(|event| log.push(event, now));
             }
             shelf.snapshot.store(Arc::new(snapshot));
             shelf.published.send_replace(version);
