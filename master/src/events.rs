@@ -5,6 +5,7 @@ use coracle_api::{
     Object,
     objects::event::{self, EventType},
 };
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -12,6 +13,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::registry::Registry;
 
 const QUEUE: usize = 1024;
+/// Events written at once.
+const GROUP_MAX: usize = 64;
 
 /// Posts events in the name of one component.
 #[derive(Debug, Clone)]
@@ -25,10 +28,14 @@ impl Recorder {
     pub fn start(registry: Registry, tasks: &TaskTracker, stop: CancellationToken) -> Self {
         let (queue, mut events) = mpsc::channel::<Box<dyn Object>>(QUEUE);
         tasks.spawn(async move {
+            let mut group = Vec::new();
             // Cancel-safe: an event not yet received stays in the queue, and goes with it.
-            while let Some(Some(event)) = stop.run_until_cancelled(events.recv()).await {
-                if let Err(error) = registry.create(event).await {
-                    tracing::debug!(%error, "an event was not stored");
+            while let Some(1..) = stop.run_until_cancelled(events.recv_many(&mut group, GROUP_MAX)).await {
+                // Together, so that they share commits.
+                for stored in join_all(group.drain(..).map(|event| registry.create(event))).await {
+                    if let Err(error) = stored {
+                        tracing::debug!(%error, "an event was not stored");
+                    }
                 }
             }
         });

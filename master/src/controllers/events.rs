@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use coracle_api::{TypedObject, core::Event};
+use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +11,8 @@ use crate::registry::{Expected, Key, Registry};
 
 const LIFETIME: SignedDuration = SignedDuration::from_hours(1);
 const EVENTS_MAX: usize = 20_000;
+/// Events removed at once, so that they share commits.
+const GROUP_MAX: usize = 256;
 const PERIOD: Duration = Duration::from_secs(60);
 
 /// Removes old events once a minute.
@@ -24,9 +27,13 @@ pub(crate) async fn expire(registry: Registry, stop: CancellationToken) {
             .values()
             .filter_map(|entry| Some((entry.key.clone(), entry.typed::<Event>()?.metadata.creation_timestamp?.0)))
             .collect();
-        for key in over_age(events, now) {
-            // Gone already or just repeated: either is fine, the next round looks again.
-            drop(registry.delete(Event::row(), &key.namespace, &key.name, Expected::Any).await);
+        for group in over_age(events, now).chunks(GROUP_MAX) {
+            let remove = |key: &Key| {
+                let (registry, key) = (registry.clone(), key.clone());
+                async move { registry.delete(Event::row(), &key.namespace, &key.name, Expected::Any).await }
+            };
+            // Gone already is fine, and what failed is still there in the next round.
+            drop(join_all(group.iter().map(remove)).await);
         }
     }
 }
