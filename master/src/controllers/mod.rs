@@ -117,12 +117,12 @@ pub(crate) async fn drive<C: Controller>(controller: C, registry: Registry, stop
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            Some(items) = changes.next() => {
+            Some(changed) = changes.next() => {
                 let now = Instant::now();
-                let mut more = Some(items);
+                let mut more = Some(changed);
                 // Coalesces: one reconcile for all changes that are already here.
-                while let Some(items) = more {
-                    items.iter().flat_map(|item| controller.wakes(item)).for_each(|key| queue.wake(key, now));
+                while let Some(changed) = more {
+                    changed.items.iter().flat_map(|item| controller.wakes(item)).for_each(|key| queue.wake(key, now));
                     more = changes.next().now_or_never().flatten();
                 }
             }
@@ -154,27 +154,34 @@ async fn due(at: Option<Instant>) {
     }
 }
 
+/// What [`changes`] yields.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// The present objects follow: what is not among them is gone.
+    pub(crate) anew: bool,
+    pub(crate) items: Vec<WatchItem>,
+}
+
 /// The present objects of a kind, then its changes, for ever. A watch that fell behind starts
-/// again from the present; what was deleted meanwhile shows as missing in full state.
-pub(crate) fn changes(registry: Registry, kind: &'static Kind) -> impl stream::Stream<Item = Vec<WatchItem>> + Send {
+/// again from the present and says so: deletions that it missed are not told one by one.
+pub(crate) fn changes(registry: Registry, kind: &'static Kind) -> impl stream::Stream<Item = Changes> + Send {
     stream::unfold(None::<Watcher>, move |mut watcher| {
         let registry = registry.clone();
         async move {
             loop {
-                let current = match watcher.take() {
-                    Some(current) => Ok(current),
-                    None => registry.watch(kind, Selection::default(), None),
-                };
-                match current {
-                    Ok(mut current) => match current.next().await {
-                        Ok(items) => return Some((items, Some(current))),
-                        Err(error) if error.reason == Reason::Expired => {}
-                        Err(_) => return None,
+                let error = match watcher.take() {
+                    Some(mut current) => match current.next().await {
+                        Ok(items) => return Some((Changes { anew: false, items }, Some(current))),
+                        Err(error) => error,
                     },
-                    Err(error) => {
-                        tracing::error!(kind = kind.kind, %error, "a control loop can't watch");
-                        return None;
-                    }
+                    None => match registry.watch(kind, Selection::default(), None) {
+                        Ok(fresh) => return Some((Changes { anew: true, items: Vec::new() }, Some(fresh))),
+                        Err(error) => error,
+                    },
+                };
+                if error.reason != Reason::Expired {
+                    tracing::error!(kind = kind.kind, %error, "a control loop can't watch");
+                    return None;
                 }
             }
         }

@@ -26,7 +26,9 @@ pub(super) struct NodeState {
 }
 
 impl NodeState {
-    fn describe(&mut self, node: &Node) {
+    /// Takes over what the node offers. Returns whether that changed.
+    fn describe(&mut self, node: &Node) -> bool {
+        let before = self.offer();
         let allocatable = node.status.as_ref().and_then(|s| s.allocatable.as_ref().or(s.capacity.as_ref()));
         let amount = |name: &str| allocatable.and_then(|a| a.get(name));
         self.labels = node.metadata.labels.clone().unwrap_or_default();
@@ -37,6 +39,12 @@ impl NodeState {
             || node.metadata.deletion_timestamp.is_some();
         let mut conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
         self.ready = conditions.any(|c| c.type_ == "Ready" && c.status == "True");
+        self.offer() != before
+    }
+
+    fn offer(&self) -> impl PartialEq + use<> {
+        let amounts = (self.cpu_milli, self.memory_bytes, self.pods_max);
+        (self.ready, self.cordoned, amounts, self.labels.clone())
     }
 
     fn add(&mut self, pod: &PodFacts) {
@@ -89,14 +97,27 @@ impl Cluster {
             return false;
         };
         if let Some(state) = self.nodes.get_mut(name) {
-            state.describe(node);
-            return true;
+            return state.describe(node);
         }
         let mut state = NodeState::default();
         state.describe(node);
         self.placed.values().filter(|p| p.node.as_deref() == Some(name)).for_each(|p| state.add(p));
         self.nodes.insert(name.into(), state);
         true
+    }
+
+    /// Forgets the nodes: they are about to be told again.
+    pub(super) fn clear_nodes(&mut self) {
+        self.nodes.clear();
+    }
+
+    /// Forgets the pods: they are about to be told again.
+    pub(super) fn clear_pods(&mut self) {
+        for pod in std::mem::take(&mut self.placed).values() {
+            if let Some(state) = pod.node.as_ref().and_then(|n| self.nodes.get_mut(n)) {
+                state.remove(pod);
+            }
+        }
     }
 
     /// Takes a pod in, or out with `None`. Returns whether something became free.
@@ -157,6 +178,7 @@ mod tests {
             for (pod, node, cpu, port, owner, action) in steps {
                 let key = Key::new("n", &format!("p{pod}"));
                 match action {
+                    0 if port == 1 => cluster.clear_pods(),
                     0 => drop(cluster.set_pod(&key, None)),
                     1 => drop(cluster.set_node(&format!("n{}", node.unwrap_or(0)), Some(&Node::default()))),
                     2 => drop(cluster.set_node(&format!("n{}", node.unwrap_or(0)), None)),

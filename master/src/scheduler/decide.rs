@@ -61,6 +61,13 @@ pub(super) struct Explanation {
     selector: String,
 }
 
+impl Explanation {
+    /// Whether both say the same but for amounts and numbers of nodes.
+    pub(super) fn same_reasons(&self, other: &Self) -> bool {
+        (self.nodes == 0) == (other.nodes == 0) && self.misfits.keys().eq(other.misfits.keys())
+    }
+}
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.nodes == 0 {

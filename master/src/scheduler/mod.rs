@@ -13,7 +13,7 @@ use std::{
 };
 
 use coracle_api::{
-    ApiError, TypedObject,
+    ApiError, Kind, TypedObject,
     core::{Node, Pod, PodCondition},
     error::Reason,
 };
@@ -23,17 +23,21 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    controllers::changes,
+    controllers::{Changes, changes},
     events::Recorder,
     registry::{EventType, Key, PodFacts, Registry, WatchItem},
 };
 use cluster::Cluster;
-use decide::{Decision, Wanted, decide};
+use decide::{Decision, Explanation, Wanted, decide};
 
 /// Pods decided before their bindings are written, together.
 const BATCH: usize = 256;
-/// A binding that failed for want of the store is tried again after this.
-const RETRY: Duration = Duration::from_millis(200);
+/// A binding that failed for want of the store is tried again after this, and after twice that...
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Amounts in what a waiting pod is told are brought up to date this often at most: they change
+/// with every pod that comes or goes.
+const RETELL: Duration = Duration::from_secs(10);
 
 /// Places pods.
 #[derive(Debug)]
@@ -44,8 +48,16 @@ pub struct Scheduler {
     /// To be decided now.
     queue: BTreeSet<Key>,
     /// Fit nowhere; what was said about them.
-    waiting: BTreeMap<Key, String>,
+    waiting: BTreeMap<Key, Told>,
     retry_at: Option<Instant>,
+    retry_wait: Duration,
+}
+
+/// What the user was told about a pod that waits.
+#[derive(Debug, Clone)]
+struct Told {
+    why: Explanation,
+    at: Instant,
 }
 
 impl Scheduler {
@@ -58,13 +70,14 @@ impl Scheduler {
             queue: BTreeSet::new(),
             waiting: BTreeMap::new(),
             retry_at: None,
+            retry_wait: RETRY_MIN,
         }
     }
 
     /// Runs until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
-        let nodes = changes(self.registry.clone(), Node::row()).boxed();
-        let pods = changes(self.registry.clone(), Pod::row()).boxed();
+        let nodes = changes(self.registry.clone(), Node::row()).map(|c| (Node::row(), c)).boxed();
+        let pods = changes(self.registry.clone(), Pod::row()).map(|c| (Pod::row(), c)).boxed();
         let mut changes = futures_util::stream::select(nodes, pods);
         loop {
             let retry = async {
@@ -77,16 +90,29 @@ impl Scheduler {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                Some(items) = changes.next() => items.iter().for_each(|item| self.observe(item)),
+                Some((kind, changes)) = changes.next() => self.take(kind, &changes),
                 () = retry => self.retry_at = None,
             }
-            while let Some(Some(items)) = changes.next().now_or_never() {
-                items.iter().for_each(|item| self.observe(item));
+            while let Some(Some((kind, changes))) = changes.next().now_or_never() {
+                self.take(kind, &changes);
             }
             while !self.queue.is_empty() && self.retry_at.is_none() && !stop.is_cancelled() {
                 self.place_batch().await;
             }
         }
+    }
+
+    fn take(&mut self, kind: &Kind, changes: &Changes) {
+        if changes.anew && kind == Node::row() {
+            self.cluster.clear_nodes();
+        } else if changes.anew {
+            self.cluster.clear_pods();
+            self.queue.clear();
+            let registry = &self.registry;
+            self.waiting.retain(|key, _| registry.get(kind, &key.namespace, &key.name).is_some());
+            self.wake_waiting();
+        }
+        changes.items.iter().for_each(|item| self.observe(item));
     }
 
     fn observe(&mut self, item: &WatchItem) {
@@ -116,8 +142,8 @@ impl Scheduler {
     }
 
     async fn place_batch(&mut self) {
-        let mut bindings = Vec::new();
-        while bindings.len() < BATCH
+        let (mut bindings, mut misfits) = (Vec::new(), Vec::new());
+        while bindings.len() + misfits.len() < BATCH
             && let Some(key) = self.queue.pop_first()
         {
             let Some(entry) = self.registry.get(Pod::row(), &key.namespace, &key.name) else { continue };
@@ -133,10 +159,12 @@ impl Scheduler {
                     self.waiting.remove(&key);
                     bindings.push((key, pod, node));
                 }
-                Decision::Wait(why) => self.report(key, pod, why.to_string()).await,
+                Decision::Wait(why) => misfits.push((key, pod, why)),
             }
         }
+        self.report(misfits).await;
         let results = join_all(bindings.iter().map(|(key, pod, node)| bind(&self.registry, key, pod, node))).await;
+        let mut failed = None;
         for ((key, pod, node), result) in bindings.into_iter().zip(results) {
             match result {
                 Ok(()) => {
@@ -146,29 +174,52 @@ impl Scheduler {
                 Err(error) => {
                     self.cluster.set_pod(&key, None);
                     if !matches!(error.reason, Reason::NotFound | Reason::Conflict) {
-                        tracing::warn!(pod = %key.name, namespace = %key.namespace, %node, %error, "binding failed");
-                        self.retry_at = Some(Instant::now() + RETRY);
+                        failed.get_or_insert(error);
                         self.queue.insert(key);
                     }
                 }
             }
         }
+        match failed {
+            None => self.retry_wait = RETRY_MIN,
+            Some(error) => {
+                tracing::warn!(%error, "pods could not be bound");
+                self.retry_at = Some(Instant::now() + self.retry_wait);
+                self.retry_wait = (self.retry_wait * 2).min(RETRY_MAX);
+            }
+        }
     }
 
-    /// Tells the user why a pod waits, once per reason.
-    async fn report(&mut self, key: Key, pod: Pod, why: String) {
-        if self.waiting.get(&key) == Some(&why) {
-            return;
+    /// Tells the user why pods wait: an event for each new set of reasons, a condition that holds
+    /// the present amounts.
+    async fn report(&mut self, misfits: Vec<(Key, Pod, Explanation)>) {
+        let now = Instant::now();
+        let mut writes = Vec::new();
+        for (key, pod, why) in misfits {
+            let told = self.waiting.get(&key);
+            let same = told.is_some_and(|told| told.why.same_reasons(&why));
+            if same && told.is_some_and(|told| told.why == why || now.duration_since(told.at) < RETELL) {
+                continue;
+            }
+            let text = why.to_string();
+            if !same {
+                self.events.warning(&pod, "FailedScheduling", &text);
+            }
+            self.waiting.insert(key.clone(), Told { why, at: now });
+            writes.push((key, text));
         }
-        self.events.warning(&pod, "FailedScheduling", &why);
-        let set = |pod: &mut Pod| {
-            let condition = condition("False", Some("Unschedulable"), Some(&why), Timestamp::now());
-            Ok(unbound(pod) && set_condition(pod, condition))
+        let write = async |key: &Key, why: &str| {
+            let set = |pod: &mut Pod| {
+                let condition = condition("False", Some("Unschedulable"), Some(why), Timestamp::now());
+                Ok(unbound(pod) && set_condition(pod, condition))
+            };
+            self.registry.modify(&key.namespace, &key.name, set).await
         };
-        if let Err(error) = self.registry.modify(&key.namespace, &key.name, set).await {
-            tracing::debug!(pod = %key.name, %error, "the reason for waiting was not written");
+        for result in join_all(writes.iter().map(|(key, why)| write(key, why))).await {
+            if let Err(error) = result {
+                tracing::debug!(%error, "the reason for waiting was not written");
+            }
         }
-        self.waiting.insert(key, why);
     }
 }
 
