@@ -11,8 +11,8 @@ use coracle_api::{
 };
 use jiff::Timestamp;
 
-use super::Controller;
-use crate::registry::{Key, Registry, WatchItem};
+use super::{Controller, nodes::NODE_LOST};
+use crate::registry::{EventType, Key, Registry, WatchItem};
 
 /// On a service, says that a port without targetPort means the first port of the pod's first
 /// container, as in 2014.
@@ -20,6 +20,10 @@ pub(crate) const FIRST_CONTAINER_PORT: &str = "io.coracle.v1beta1/container-port
 
 /// The services that the master itself stands behind; it writes their endpoints.
 pub(crate) const MASTER_SERVICES: [&str; 2] = ["kubernetes", "kubernetes-ro"];
+
+/// Tells endpoints that this loop made from those that a user did. As current Kubernetes.
+const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
+const MANAGER: &str = "endpoint-controller";
 
 /// Keeps the endpoints of every service with a selector.
 #[derive(Debug)]
@@ -29,13 +33,19 @@ pub(crate) struct EndpointsController {
 
 impl Controller for EndpointsController {
     fn watches(&self) -> &'static [&'static Kind] {
-        static KINDS: [&Kind; 2] = [&coracle_api::objects::service::KIND, &coracle_api::objects::pod::KIND];
+        use coracle_api::objects::{endpoints, pod, service};
+        static KINDS: [&Kind; 3] = [&service::KIND, &pod::KIND, &endpoints::KIND];
         &KINDS
     }
 
     fn wakes(&self, item: &WatchItem) -> Vec<Key> {
         if item.entry.kind == Service::row() {
             return vec![item.entry.key.clone()];
+        }
+        if item.entry.kind == Endpoints::row() {
+            // Ours: removed by someone, or left over from a service that went while no one looked.
+            let changed = item.event != EventType::Modified && item.entry.label(MANAGED_BY) == Some(MANAGER);
+            return if changed { vec![item.entry.key.clone()] } else { Vec::new() };
         }
         // Labels of a pod can change, so services that listed it before are asked as well.
         let services = self.registry.snapshot(Service::row());
@@ -89,10 +99,12 @@ impl Controller for EndpointsController {
                 self.registry.modify(&key.namespace, &key.name, set).await?;
             }
             None => {
+                let mut labels = service.metadata.labels.clone().unwrap_or_default();
+                labels.insert(MANAGED_BY.into(), MANAGER.into());
                 let metadata = ObjectMeta {
                     name: Some(key.name.to_string()),
                     namespace: Some(key.namespace.to_string()),
-                    labels: service.metadata.labels.clone(),
+                    labels: Some(labels),
                     uid: Some(uuid::Uuid::new_v4().to_string()),
                     creation_timestamp: Some(Timestamp::now().into()),
                     ..Default::default()
@@ -114,7 +126,8 @@ fn lists(endpoints: &Endpoints, pod: &str, ip: Option<&str>) -> bool {
         .any(|a| Some(a.ip.as_str()) == ip || a.target_ref.as_ref().and_then(|r| r.name.as_deref()) == Some(pod))
 }
 
-/// Groups the pods by the ports they resolve to. Pure; order follows addresses, so equal inputs
+/// Groups the pods by the ports they resolve to. Pods of a silent minion may be gone: they take
+/// traffic only while no other pod does, as they may also be well, and the minion down. Pure; order follows addresses, so equal inputs
 /// give equal endpoints.
 pub(crate) fn plan_subsets(service: &Service, pods: &[Pod]) -> Vec<EndpointSubset> {
     let ports = service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
@@ -122,6 +135,9 @@ pub(crate) fn plan_subsets(service: &Service, pods: &[Pod]) -> Vec<EndpointSubse
     let unready_too = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses).unwrap_or_default();
     type Addresses = (Vec<EndpointAddress>, Vec<EndpointAddress>);
     let mut groups: BTreeMap<Vec<(String, i32, String)>, Addresses> = BTreeMap::new();
+    let is_lost = |pod: &Pod| pod.status.as_ref().and_then(|s| s.reason.as_deref()) == Some(NODE_LOST);
+    let all_lost = !pods.iter().any(|pod| pod::is_ready(pod) && !is_lost(pod));
+    let serves = |pod: &Pod| unready_too || pod::is_ready(pod) && (all_lost || !is_lost(pod));
     for pod in pods {
         let Some(address) = address_of(pod) else { continue };
         let resolved: Vec<_> = ports
@@ -136,7 +152,7 @@ pub(crate) fn plan_subsets(service: &Service, pods: &[Pod]) -> Vec<EndpointSubse
             continue;
         }
         let (ready, unready) = groups.entry(resolved).or_default();
-        if unready_too || pod::is_ready(pod) { ready.push(address) } else { unready.push(address) }
+        if serves(pod) { ready.push(address) } else { unready.push(address) }
     }
     groups
         .into_iter()
@@ -229,6 +245,20 @@ mod tests {
         ];
         let service = service(json!({"ports": [{"port": 8888, "targetPort": 8080}]}));
         assert_eq!(text(&plan_subsets(&service, &pods)), "10.0.0.1,10.0.0.2/10.0.0.3:8080");
+    }
+
+    #[test]
+    fn pods_of_a_silent_minion_serve_only_when_no_other_does() {
+        let lost = |name: &str, ip: &str| {
+            let mut pod = pod(name, ip, true, ("p", 80));
+            pod.status.as_mut().unwrap().reason = Some(NODE_LOST.into());
+            pod
+        };
+        let service = service(json!({"ports": [{"port": 80}]}));
+        let mut pods = vec![lost("a", "10.0.0.1"), pod("b", "10.0.0.2", false, ("p", 80))];
+        assert_eq!(text(&plan_subsets(&service, &pods)), "10.0.0.1/10.0.0.2:80");
+        pods.push(pod("c", "10.0.0.3", true, ("p", 80)));
+        assert_eq!(text(&plan_subsets(&service, &pods)), "10.0.0.3/10.0.0.1,10.0.0.2:80");
     }
 
     #[test]
