@@ -17,7 +17,7 @@ use ipnet::Ipv4Net;
 
 use crate::registry::Registry;
 
-pub(crate) use namespace::ensure as ensure_namespace;
+pub(crate) use namespace::{ensure as ensure_namespace, is_closing as namespace_is_ending};
 pub(crate) use removal::{Removal, Removed, remove};
 
 /// Something reserved for a write. Dropping it frees the reservation; by then the write is visible

@@ -63,6 +63,11 @@ impl Hook for Deletion {
     }
 }
 
+/// Whether nothing new may be made in a namespace, because it is being deleted.
+pub(crate) fn is_closing(registry: &Registry, name: &str) -> bool {
+    registry.get(Namespace::row(), "", name).is_some_and(|entry| is_ending(&entry))
+}
+
 /// Whether deletion was asked for. Reads the JSON's few bytes instead of decoding it: every
 /// creation asks.
 fn is_ending(entry: &Entry) -> bool {

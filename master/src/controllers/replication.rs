@@ -4,11 +4,12 @@
 //! that match and belong to nobody are adopted, owned pods that no longer match are released, so
 //! that controllers with overlapping selectors never fight over a pod.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use coracle_api::{
     ApiError, Kind, Object, TypedObject,
     core::{Pod, ReplicationController, ReplicationControllerStatus},
+    error::Reason,
     meta::{ObjectMeta, OwnerReference},
 };
 use futures_util::future::join_all;
@@ -16,9 +17,10 @@ use jiff::Timestamp;
 
 use super::Controller;
 use crate::{
+    admission::namespace_is_ending,
     deletion::delete_pod,
     events::Recorder,
-    registry::{Key, PodPhase, Registry, WatchItem},
+    registry::{Entry, EventType, Key, PodPhase, Registry, WatchItem},
 };
 
 /// Pods created or deleted in one round; the status write wakes the next one.
@@ -108,21 +110,25 @@ impl Controller for ReplicationManager {
 
     fn wakes(&self, item: &WatchItem) -> Vec<Key> {
         if item.entry.kind == ReplicationController::row() {
-            return vec![item.entry.key.clone()];
+            if item.event != EventType::Deleted {
+                return vec![item.entry.key.clone()];
+            }
+            // Its pods are free for others.
+            let others = self.registry.snapshot(ReplicationController::row());
+            return others.range(Some(&item.entry.key.namespace)).map(|rc| rc.key.clone()).collect();
         }
+        let controllers = self.registry.snapshot(ReplicationController::row());
+        let controllers = || controllers.range(Some(&item.entry.key.namespace));
         let owner = item.entry.pod().and_then(|p| p.owner.as_deref());
-        self.registry
-            .snapshot(ReplicationController::row())
-            .range(Some(&item.entry.key.namespace))
-            .filter(|rc| match owner {
-                Some(uid) => rc.uid() == uid,
-                None => {
-                    let rc = rc.typed::<ReplicationController>();
-                    item.entry.selected_by(rc.and_then(|rc| rc.spec?.selector).as_ref())
-                }
-            })
-            .map(|rc| rc.key.clone())
-            .collect()
+        if let Some(owner) = owner.and_then(|uid| controllers().find(|rc| rc.uid() == uid)) {
+            return vec![owner.key.clone()];
+        }
+        // Nobody's pod, or one that its controller left behind: whoever selects it may adopt it.
+        let selects = |rc: &&Arc<Entry>| {
+            let rc = rc.typed::<ReplicationController>();
+            item.entry.selected_by(rc.and_then(|rc| rc.spec?.selector).as_ref())
+        };
+        controllers().filter(selects).map(|rc| rc.key.clone()).collect()
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ApiError> {
@@ -132,7 +138,10 @@ impl Controller for ReplicationManager {
         if rc.metadata.deletion_timestamp.is_some() {
             return Ok(None);
         }
-        let plan = plan_replicas(rc.spec.as_ref().and_then(|s| s.replicas).unwrap_or_default(), &self.observe(&rc));
+        let mut plan = plan_replicas(rc.spec.as_ref().and_then(|s| s.replicas).unwrap_or_default(), &self.observe(&rc));
+        if namespace_is_ending(&self.registry, &key.namespace) {
+            plan.create = 0;
+        }
         let results = join_all(plan.adopt.iter().map(|pod| self.set_owner(&rc, pod, true))).await;
         results.into_iter().collect::<Result<Vec<_>, _>>()?;
         let results = join_all(plan.release.iter().map(|pod| self.set_owner(&rc, pod, false))).await;
@@ -140,10 +149,15 @@ impl Controller for ReplicationManager {
         let created = join_all((0..plan.create).map(|_| self.create_pod(&rc))).await;
         let deleted = join_all(plan.delete.iter().map(|pod| self.delete_pod(&rc, pod))).await;
         self.write_status(&rc, &plan).await?;
-        for result in created.into_iter().chain(deleted) {
-            result?;
+        match created.into_iter().chain(deleted).find_map(Result::err) {
+            // The same template would fail again; a change of it wakes this controller.
+            Some(error) if error.reason == Reason::Invalid => {
+                self.events.warning(&rc, "FailedCreate", &format!("Error creating: {error}"));
+                Ok(None)
+            }
+            Some(error) => Err(error),
+            None => Ok(None),
         }
-        Ok(None)
     }
 }
 
@@ -184,16 +198,9 @@ impl ReplicationManager {
         let now = Timestamp::now();
         let pod = new_pod(rc, uuid::Uuid::new_v4(), now)?;
         let name = pod.metadata.name.clone().unwrap_or_default();
-        match self.registry.create(Box::new(pod)).await {
-            Ok(_) => {
-                self.events.normal(rc, "SuccessfulCreate", &format!("Created pod: {name}"));
-                Ok(())
-            }
-            Err(error) => {
-                self.events.warning(rc, "FailedCreate", &format!("Error creating: {error}"));
-                Err(error)
-            }
-        }
+        self.registry.create(Box::new(pod)).await?;
+        self.events.normal(rc, "SuccessfulCreate", &format!("Created pod: {name}"));
+        Ok(())
     }
 
     async fn delete_pod(&self, rc: &ReplicationController, key: &Key) -> Result<(), ApiError> {
@@ -276,7 +283,7 @@ fn new_pod(rc: &ReplicationController, id: uuid::Uuid, now: Timestamp) -> Result
 
 fn trim(name: &str) -> &str {
     // A pod's name and its suffix fit a DNS label, so that it can be the host name as well.
-    name.get(..57).unwrap_or(name)
+    name.get(..57).unwrap_or(name).trim_end_matches(['-', '.'])
 }
 
 /// Five characters without vowels or look-alikes, as Kubernetes names replicas.
