@@ -6,14 +6,13 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 /// One beat of a minion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beat {
-    /// When the master received it.
-    pub at: Timestamp,
+    /// When the master received it. Not a time of day: setting the clock loses no minion.
+    pub at: Instant,
     /// Whether the minion can run pods.
     pub ready: bool,
     /// `CamelCase` word.

@@ -2,10 +2,15 @@
 //!
 //! Beats live in memory; only transitions are written. The condition `Ready` of a node has one
 //! writer, this loop. When a minion falls silent, its pods are marked `NodeLost`, and unmarked
-//! when it returns.
+//! when it returns. When its Node object is deleted, its pods follow.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
+use compact_str::CompactString;
 use coracle_api::{
     ApiError, TypedObject,
     core::{Node, NodeCondition, Pod},
@@ -13,20 +18,24 @@ use coracle_api::{
 };
 use futures_util::{StreamExt, future::join_all};
 use ipnet::Ipv4Net;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::changes;
 use crate::{
+    deletion::delete_pod_if,
     events::Recorder,
     liveness::{Beat, Liveness},
-    registry::{Key, Registry},
+    registry::{Entry, PodFacts, Registry},
 };
 
 /// Prefix length of one minion's share of the pod network: 254 addresses.
 const NODE_PREFIX: u8 = 24;
 /// Missed beats after which a minion counts as silent, plus half a beat for delays.
 const MISSED_BEATS: f64 = 2.5;
+/// How long pods outlive their Node object. A minion that lives creates it again with its next beat.
+const HOMELESS_LIFE: Duration = Duration::from_secs(30);
 /// On the status of a pod whose minion is silent.
 pub(crate) const NODE_LOST: &str = "NodeLost";
 
@@ -48,24 +57,18 @@ pub(crate) struct Health {
     pub(crate) message: String,
 }
 
-/// Judges a minion by its last beat. `started_at` is when this master began to listen: a minion
-/// gets its grace from then, not from a beat that went to another master. `None` while the grace
-/// runs: what is stored stands.
-pub(crate) fn judge(
-    beat: Option<&Beat>,
-    started_at: Timestamp,
-    now: Timestamp,
-    grace: SignedDuration,
-) -> Option<Health> {
-    let last = beat.map_or(started_at, |b| b.at.max(started_at));
-    let silent = now.duration_since(last);
+/// Judges a minion by its last beat. `since` is when this master began to listen to it: a minion
+/// gets its grace from then, whatever it did before. `None` while the grace runs: what is stored
+/// stands.
+pub(crate) fn judge(beat: Option<&Beat>, since: Instant, now: Instant, grace: Duration) -> Option<Health> {
+    let recent = |at: Instant| now.saturating_duration_since(at) <= grace;
     match beat {
-        Some(beat) if silent <= grace => Some(Health {
+        Some(beat) if recent(beat.at) => Some(Health {
             status: if beat.ready { "True" } else { "False" },
             reason: beat.reason.clone(),
             message: beat.message.clone(),
         }),
-        None if silent <= grace => None,
+        _ if recent(since) => None,
         _ => Some(Health {
             status: "Unknown",
             reason: "MinionSilent".into(),
@@ -80,15 +83,37 @@ pub(crate) fn free_share(pod_cidr: Ipv4Net, taken: &BTreeSet<Ipv4Net>) -> Option
     pod_cidr.subnets(prefix).ok()?.find(|share| !taken.contains(share))
 }
 
+/// A node as it was last read.
+#[derive(Debug)]
+struct Known {
+    version: u64,
+    node: Node,
+    /// When this very object was first seen.
+    since: Instant,
+    /// Whether it was told that there is no network left for it.
+    told_full: bool,
+}
+
+/// What the loop keeps from round to round.
+#[derive(Debug)]
+struct Memory {
+    /// When this master began to listen, or came back from a standstill.
+    listening_since: Instant,
+    nodes: BTreeMap<CompactString, Known>,
+    /// Nodes that pods name and that have no object, and since when.
+    missing: BTreeMap<CompactString, Instant>,
+}
+
 impl NodeController {
     /// Runs until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let started_at = Timestamp::now();
         let mut nodes = changes(self.registry.clone(), Node::row()).boxed();
         let mut beats = self.liveness.subscribe();
         let mut period = tokio::time::interval(self.beat / 2);
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut memory = Memory { listening_since: Instant::now(), nodes: BTreeMap::new(), missing: BTreeMap::new() };
         loop {
+            let asleep = Instant::now();
             // Every arm only wakes: all are cancel-safe, and the round starts from full state.
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -96,59 +121,97 @@ impl NodeController {
                 Ok(()) = beats.changed() => {}
                 _ = period.tick() => {}
             }
-            if let Err(error) = self.round(started_at, Timestamp::now()).await {
-                let expected = matches!(error.reason, Reason::Conflict | Reason::NotFound);
-                if !expected {
-                    tracing::warn!(%error, "the minions could not be looked after");
-                }
+            let now = Instant::now();
+            if now.duration_since(asleep) > self.beat {
+                // It was this process that stood still, not the minions; their beats are waiting.
+                memory.listening_since = now;
             }
+            self.round(&mut memory, now).await;
         }
     }
 
-    async fn round(&self, started_at: Timestamp, now: Timestamp) -> Result<(), ApiError> {
-        let nodes: Vec<Node> = self.registry.snapshot(Node::row()).entries.values().filter_map(|e| e.typed()).collect();
-        self.allot(&nodes).await?;
+    async fn round(&self, memory: &mut Memory, now: Instant) {
+        self.read_nodes(memory, now);
+        self.allot(memory).await;
         let beats = self.liveness.snapshot();
-        let grace = SignedDuration::try_from(self.beat.mul_f64(MISSED_BEATS)).unwrap_or(SignedDuration::from_secs(5));
-        for node in &nodes {
-            let name = node.metadata.name.as_deref().unwrap_or_default();
-            let Some(health) = judge(beats.get(name), started_at, now, grace) else { continue };
-            if ready_status(node) != Some(&health.status.to_owned()) {
-                self.write_health(name, &health, now).await?;
-                self.announce(node, &health);
+        let grace = self.beat.mul_f64(MISSED_BEATS);
+        let judged =
+            |name: &str, known: &Known| judge(beats.get(name), known.since.max(memory.listening_since), now, grace);
+        let health: BTreeMap<&str, Option<Health>> =
+            memory.nodes.iter().map(|(name, known)| (name.as_str(), judged(name, known))).collect();
+        for (name, health) in health.iter().filter_map(|(name, health)| Some((*name, health.as_ref()?))) {
+            let Some(known) = memory.nodes.get(name) else { continue };
+            let stored = ready_condition(&known.node);
+            let same_status = stored.is_some_and(|c| c.status == health.status);
+            if same_status && stored.is_some_and(|c| c.reason.as_ref() == Some(&health.reason)) {
+                continue;
             }
-            self.mark_pods(name, health.status == "Unknown").await?;
+            match self.write_health(name, health).await {
+                Ok(()) if !same_status => self.announce(&known.node, health),
+                result => tell(result, "a minion's health could not be written"),
+            }
         }
-        Ok(())
+        let lost = |node: &str| Some(health.get(node)?.as_ref()?.status == "Unknown");
+        self.mark_pods(lost).await;
+        drop(health);
+        self.remove_homeless(memory, now).await;
     }
 
-    async fn allot(&self, nodes: &[Node]) -> Result<(), ApiError> {
+    /// Brings the copies of the nodes up to date. A namesake of a deleted node starts afresh.
+    fn read_nodes(&self, memory: &mut Memory, now: Instant) {
+        let snapshot = self.registry.snapshot(Node::row());
+        memory.nodes.retain(|name, known| {
+            let stays = snapshot.entries.get(&crate::registry::Key::new("", name));
+            let stays = stays.is_some_and(|e| known.node.metadata.uid.as_deref().unwrap_or_default() == e.uid());
+            if !stays {
+                self.liveness.forget(name);
+            }
+            stays
+        });
+        for entry in snapshot.entries.values() {
+            let known = memory.nodes.get(&entry.key.name);
+            if known.is_some_and(|known| known.version == entry.version) {
+                continue;
+            }
+            let (since, told_full) = known.map_or((now, false), |known| (known.since, known.told_full));
+            let Some(node) = entry.typed() else { continue };
+            memory.nodes.insert(entry.key.name.clone(), Known { version: entry.version, node, since, told_full });
+        }
+    }
+
+    async fn allot(&self, memory: &mut Memory) {
         let share = |n: &Node| n.spec.as_ref().and_then(|s| s.pod_cidr.as_ref()?.parse::<Ipv4Net>().ok());
-        let mut taken: BTreeSet<Ipv4Net> = nodes.iter().filter_map(share).collect();
-        for node in nodes.iter().filter(|n| share(n).is_none()) {
+        let mut taken: BTreeSet<Ipv4Net> = memory.nodes.values().filter_map(|known| share(&known.node)).collect();
+        for (name, known) in memory.nodes.iter_mut().filter(|(_, known)| share(&known.node).is_none()) {
             let Some(free) = free_share(self.pod_cidr, &taken) else {
-                let message = format!("the pod network {} has no /{NODE_PREFIX} left for this minion", self.pod_cidr);
-                self.events.warning(node, "NoPodNetwork", &message);
+                if !std::mem::replace(&mut known.told_full, true) {
+                    let message =
+                        format!("the pod network {} has no /{NODE_PREFIX} left for this minion", self.pod_cidr);
+                    self.events.warning(&known.node, "NoPodNetwork", &message);
+                }
                 continue;
             };
             taken.insert(free);
             let set = |node: &mut Node| {
                 let spec = node.spec.get_or_insert_default();
-                let missing = spec.pod_cidr.is_none();
+                let missing = spec.pod_cidr.as_deref().is_none_or(str::is_empty);
                 if missing {
                     spec.pod_cidr = Some(free.to_string());
                     spec.pod_cidrs = Some(vec![free.to_string()]);
                 }
                 Ok(missing)
             };
-            self.registry.modify("", node.metadata.name.as_deref().unwrap_or_default(), set).await?;
+            let result = self.registry.modify("", name, set).await.map(drop);
+            tell(result, "a pod network could not be allotted");
         }
-        Ok(())
     }
 
-    async fn write_health(&self, name: &str, health: &Health, now: Timestamp) -> Result<(), ApiError> {
+    async fn write_health(&self, name: &str, health: &Health) -> Result<(), ApiError> {
+        let now = Timestamp::now();
         let set = |node: &mut Node| {
             let conditions = node.status.get_or_insert_default().conditions.get_or_insert_default();
+            let old = conditions.iter().find(|c| c.type_ == "Ready" && c.status == health.status);
+            let since = old.and_then(|c| c.last_transition_time.clone()).unwrap_or_else(|| now.into());
             conditions.retain(|c| c.type_ != "Ready");
             conditions.push(NodeCondition {
                 type_: "Ready".into(),
@@ -156,7 +219,7 @@ impl NodeController {
                 reason: Some(health.reason.clone()),
                 message: Some(health.message.clone()),
                 last_heartbeat_time: Some(now.into()),
-                last_transition_time: Some(now.into()),
+                last_transition_time: Some(since),
             });
             Ok(true)
         };
@@ -170,67 +233,100 @@ impl NodeController {
         }
     }
 
-    /// Says on each live pod of the minion whether its state is still known.
-    async fn mark_pods(&self, node: &str, lost: bool) -> Result<(), ApiError> {
-        let pods: Vec<Key> = self
-            .registry
-            .snapshot(Pod::row())
-            .entries
-            .values()
-            .filter(|e| {
-                e.pod().is_some_and(|p| p.node.as_deref() == Some(node) && p.lost != lost && !p.phase.is_terminal())
-            })
-            .map(|e| e.key.clone())
-            .collect();
-        let set = |pod: &mut Pod| {
-            let status = pod.status.get_or_insert_default();
-            status.reason = lost.then(|| NODE_LOST.to_owned());
-            status.message = lost.then(|| format!("minion {node} does not answer; the pod's state is unknown"));
-            Ok(true)
+    /// Says on each live pod whether its state is still known. `lost` says so of a node, if it is
+    /// known.
+    async fn mark_pods(&self, lost: impl Fn(&str) -> Option<bool>) {
+        let wrong = |p: &PodFacts| {
+            let lost = lost(p.node.as_deref()?)?;
+            (p.lost != lost && !p.phase.is_terminal()).then_some(lost)
         };
-        let results = join_all(pods.iter().map(|key| self.registry.modify(&key.namespace, &key.name, set))).await;
-        results.into_iter().collect::<Result<Vec<_>, _>>().map(drop)
+        let pods = self.registry.snapshot(Pod::row());
+        let pods = pods.entries.values().filter_map(|e| Some((e.clone(), wrong(e.pod()?)?)));
+        let mark = async |pod: Arc<Entry>, lost: bool| {
+            let node = pod.pod().and_then(|p| p.node.clone()).unwrap_or_default();
+            let set = |pod: &mut Pod| {
+                let status = pod.status.get_or_insert_default();
+                status.reason = lost.then(|| NODE_LOST.to_owned());
+                status.message = lost.then(|| format!("minion {node} does not answer; the pod's state is unknown"));
+                Ok(true)
+            };
+            self.registry.modify(&pod.key.namespace, &pod.key.name, set).await.map(drop)
+        };
+        let results = join_all(pods.map(|(pod, lost)| mark(pod, lost))).await;
+        tell(results.into_iter().find(Result::is_err).unwrap_or(Ok(())), "a pod could not be marked");
+    }
+
+    /// Removes the pods of nodes that are gone: no minion is left to stop them and say so.
+    async fn remove_homeless(&self, memory: &mut Memory, now: Instant) {
+        let pods = self.registry.snapshot(Pod::row());
+        let home = |e: &Entry| e.pod().and_then(|p| p.node.clone()).filter(|node| !memory.nodes.contains_key(node));
+        let homeless: Vec<_> = pods.entries.values().filter_map(|e| Some((home(e)?, e))).collect();
+        memory.missing.retain(|node, _| homeless.iter().any(|(n, _)| n == node));
+        for (node, pod) in homeless {
+            let since = *memory.missing.entry(node.clone()).or_insert(now);
+            if now.duration_since(since) < HOMELESS_LIFE {
+                continue;
+            }
+            let (namespace, name, uid) = (&pod.key.namespace, &pod.key.name, pod.uid());
+            let same = |meta: &coracle_api::meta::ObjectMeta| {
+                let same = meta.uid.as_deref().unwrap_or_default() == uid;
+                if same { Ok(()) } else { Err(ApiError::conflict("pod", name, "it was replaced")) }
+            };
+            let removed = delete_pod_if(&self.registry, namespace, name, Some(0), Timestamp::now(), same).await;
+            if removed.is_ok()
+                && let Some(pod) = pod.typed::<Pod>()
+            {
+                self.events.warning(&pod, "NodeGone", &format!("removed: its minion {node} was deleted"));
+            }
+            tell(removed.map(drop), "a pod of a deleted minion could not be removed");
+        }
     }
 }
 
-fn ready_status(node: &Node) -> Option<&String> {
-    let conditions = node.status.as_ref()?.conditions.as_ref()?;
-    conditions.iter().find(|c| c.type_ == "Ready").map(|c| &c.status)
+/// What fails now is tried again in the next round. Lost races are no news.
+fn tell(result: Result<(), ApiError>, what: &str) {
+    if let Err(error) = result
+        && !matches!(error.reason, Reason::Conflict | Reason::NotFound)
+    {
+        tracing::warn!(%error, "{what}");
+    }
+}
+
+fn ready_condition(node: &Node) -> Option<&NodeCondition> {
+    node.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == "Ready")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn beat(second: i64, ready: bool) -> Beat {
-        Beat { at: at(second), ready, reason: "R".into(), message: "m".into() }
-    }
-
-    fn check(beat: Option<Beat>, started: i64, now: i64, expected: Option<&str>) {
-        let judged = judge(beat.as_ref(), at(started), at(now), SignedDuration::from_secs(5));
+    /// Seconds on a clock of which only differences matter. A beat, when the master began to
+    /// listen, now.
+    fn check(beat: Option<(u64, bool)>, since: u64, now: u64, expected: Option<&str>) {
+        let start = Instant::now();
+        let at = |second: u64| start + Duration::from_secs(second);
+        let beat = beat.map(|(second, ready)| Beat { at: at(second), ready, reason: "R".into(), message: "m".into() });
+        let judged = judge(beat.as_ref(), at(since), at(now), Duration::from_secs(5));
         assert_eq!(judged.map(|h| h.status), expected);
     }
 
     #[test]
     fn a_minion_is_ready_as_it_says_while_it_beats() {
-        check(Some(beat(100, true)), 0, 105, Some("True"));
-        check(Some(beat(100, false)), 0, 101, Some("False"));
+        check(Some((100, true)), 0, 105, Some("True"));
+        check(Some((100, false)), 0, 101, Some("False"));
     }
 
     #[test]
     fn a_silent_minion_is_unknown() {
-        check(Some(beat(100, true)), 0, 106, Some("Unknown"));
+        check(Some((100, true)), 0, 106, Some("Unknown"));
         check(None, 0, 6, Some("Unknown"));
     }
 
     #[test]
-    fn a_master_that_just_started_believes_what_is_stored() {
+    fn who_was_not_listened_to_for_long_is_believed_as_stored() {
         check(None, 100, 104, None);
         check(None, 100, 106, Some("Unknown"));
+        check(Some((50, true)), 100, 104, None);
     }
 
     #[test]

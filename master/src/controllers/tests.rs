@@ -82,8 +82,7 @@ impl World {
     }
 
     fn beat(&self, name: &str) {
-        let beat =
-            Beat { at: jiff::Timestamp::now(), ready: true, reason: "MinionReady".into(), message: String::new() };
+        let beat = Beat { at: Instant::now(), ready: true, reason: "MinionReady".into(), message: String::new() };
         self.liveness.beat(name, beat);
     }
 
@@ -128,7 +127,7 @@ impl World {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), wait)
+        tokio::time::timeout(Duration::from_secs(60), wait)
             .await
             .unwrap_or_else(|_| panic!("{what}: {:#?}", self.pods()))
     }
@@ -214,4 +213,106 @@ async fn a_pod_that_fits_nowhere_says_why_and_is_placed_when_it_fits() {
     assert_eq!(message, "0/1 minions fit: 1 too little cpu (needs 3000m, largest free 1000m)");
     world.node("n2").await;
     world.until("both are placed", |w| w.pods().iter().all(|(_, p)| p.node.is_some()).then_some(())).await;
+}
+
+/// The status of the condition `Ready`, if there is one.
+fn ready(world: &World, node: &str) -> Option<String> {
+    let conditions = world.registry.get_typed::<Node>("", node)?.status?.conditions?;
+    conditions.into_iter().find(|c| c.type_ == "Ready").map(|c| c.status)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_minion_that_joins_late_is_not_called_silent_before_it_could_beat() {
+    let world = World::new().await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    world.create::<Node>(json!({"metadata": {"name": "n1"}})).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(ready(&world, "n1"), None);
+    world.until("without a beat it is silent", |w| (ready(w, "n1")? == "Unknown").then_some(())).await;
+    world.beat("n1");
+    world.until("with a beat it is ready", |w| (ready(w, "n1")? == "True").then_some(())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pods_of_a_silent_minion_are_marked_until_it_returns() {
+    let world = World::new().await;
+    world.node("n1").await;
+    world.rc("web", 1).await;
+    world.until("a pod is placed", |w| w.pods().iter().any(|(_, p)| p.node.is_some()).then_some(())).await;
+    world.until("its minion falls silent", |w| w.pods().iter().all(|(_, p)| p.lost).then_some(())).await;
+    world.beat("n1");
+    world.until("and returns", |w| w.pods().iter().all(|(_, p)| !p.lost).then_some(())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_node_is_forgotten_and_its_pods_are_replaced() {
+    let world = World::new().await;
+    world.node("n1").await;
+    world.rc("web", 1).await;
+    let placed = |w: &World| w.pods().into_iter().find(|(_, p)| p.node.is_some()).map(|(name, _)| name);
+    let first = world.until("a pod is placed", placed).await;
+    world.registry.delete(Node::row(), "", "n1", Expected::Any).await.unwrap();
+    world.until("its beats are forgotten", |w| w.liveness.snapshot().is_empty().then_some(())).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(world.pods()[0].0, first, "the minion could be back any moment");
+    world.until("another pod waits", |w| w.pods().iter().all(|(name, _)| *name != first).then_some(())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_minion_without_a_network_left_is_told_once() {
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let registry = Registry::open(Arc::new(MemoryStore::default()), &tasks, stop.clone()).await.unwrap();
+    let liveness = Arc::new(Liveness::default());
+    start(&registry, &liveness, "10.244.0.0/24".parse().unwrap(), Duration::from_secs(2), &tasks, &stop);
+    let world = World { registry, liveness, _stop: stop.drop_guard() };
+    world.node("n1").await;
+    world.node("n2").await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let events = world.registry.snapshot(coracle_api::core::Event::row());
+    let told = events.entries.values().filter(|e| e.field("reason") == Some("NoPodNetwork")).count();
+    assert_eq!(told, 1);
+}
+
+#[tokio::test]
+async fn endpoints_left_over_from_a_service_are_removed_and_those_of_a_user_stay() {
+    let world = World::new().await;
+    let labels = json!({"endpoints.kubernetes.io/managed-by": "endpoint-controller"});
+    world.create::<Endpoints>(json!({"metadata": {"name": "mine", "namespace": "default"}})).await;
+    world.create::<Endpoints>(json!({"metadata": {"name": "old", "namespace": "default", "labels": labels}})).await;
+    let there = |w: &World, name: &str| w.registry.get(Endpoints::row(), "default", name).is_some();
+    world.until("the old ones go", |w| (!there(w, "old")).then_some(())).await;
+    assert!(there(&world, "mine"));
+}
+
+#[tokio::test]
+async fn pods_that_a_deleted_controller_left_are_adopted_by_another() {
+    let world = World::new().await;
+    world.rc("a", 2).await;
+    world.until("two pods", |w| (w.pods().len() == 2).then_some(())).await;
+    let template = json!({"metadata": {"labels": {"app": "a", "by": "b"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let spec = json!({"replicas": 3, "selector": {"app": "a"}, "template": template});
+    world
+        .create::<ReplicationController>(json!({"metadata": {"name": "b", "namespace": "default"}, "spec": spec}))
+        .await;
+    world.until("three more", |w| (w.pods().len() == 5).then_some(())).await;
+    world.registry.delete(ReplicationController::row(), "default", "a", Expected::Any).await.unwrap();
+    world.until("b keeps three of five", |w| (w.pods().len() == 3).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_loop_that_fell_behind_is_told_to_start_anew() {
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let registry = Registry::open(Arc::new(MemoryStore::default()), &tasks, stop.clone()).await.unwrap();
+    let mut nodes = std::pin::pin!(changes(registry.clone(), Node::row()));
+    assert!(nodes.next().await.unwrap().anew);
+    registry.create(Box::new(Node::default())).await.unwrap();
+    assert_eq!(nodes.next().await.unwrap().items.len(), 1);
+    for i in 0..17_000 {
+        let mut node = Node::default();
+        node.metadata.generation = Some(i);
+        registry.update(Box::new(node), Expected::Any).await.unwrap();
+    }
+    assert!(nodes.next().await.unwrap().anew);
+    assert_eq!(nodes.next().await.unwrap().items.len(), 1);
 }

@@ -51,6 +51,6 @@ pub(crate) fn heartbeat(shared: &Shared, node: &str, body: &[u8]) -> Result<Resp
     }
     let short = |text: String| text.chars().take(MESSAGE_MAX).collect();
     let (reason, message) = (short(wire.reason), short(wire.message));
-    shared.liveness.beat(node, Beat { at: jiff::Timestamp::now(), ready: wire.ready, reason, message });
+    shared.liveness.beat(node, Beat { at: tokio::time::Instant::now(), ready: wire.ready, reason, message });
     Ok(answer::json(StatusCode::OK, "{}"))
 }
