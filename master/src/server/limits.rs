@@ -15,6 +15,10 @@ pub(crate) type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error
 /// Path and query together. Longer ones are mistakes or attacks.
 pub(crate) const URI_BYTES_MAX: usize = 32 << 10;
 
+/// Bytes of a body that are read, and thrown away past the limit, before it is refused: a client
+/// that is still sending does not look at the answer.
+pub(crate) const DRAIN_BYTES_MAX: usize = 16 << 20;
+
 /// The limits. The defaults suit a master with some tens of megabytes of memory to spare.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -99,15 +103,19 @@ fn busy(what: &str) -> ApiError {
 /// Reads a body, counting while it arrives.
 pub(crate) async fn read_body(mut body: BodyStream, limits: &Limits) -> Result<Bytes, Fault> {
     let read = async {
-        let mut buffer = BytesMut::new();
+        let (mut buffer, mut size) = (BytesMut::new(), 0);
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|e| ApiError::bad_request(format!("the request body broke off: {e}")))?;
-            if buffer.len() + chunk.len() > limits.body_bytes {
-                return Err(too_large(limits));
+            size += chunk.len();
+            if size <= limits.body_bytes {
+                buffer.extend_from_slice(&chunk);
+            } else if size > DRAIN_BYTES_MAX {
+                break;
+            } else {
+                buffer = BytesMut::new();
             }
-            buffer.extend_from_slice(&chunk);
         }
-        Ok(buffer.freeze())
+        if size > limits.body_bytes { Err(too_large(limits)) } else { Ok(buffer.freeze()) }
     };
     match tokio::time::timeout(limits.body_time, read).await {
         Ok(result) => result.map_err(Fault::from),
@@ -141,8 +149,16 @@ mod tests {
         assert_eq!(read_body(body(&[]), &limits()).await.unwrap().len(), 0);
         let fault = read_body(body(&[4, 7]), &limits()).await.unwrap_err();
         assert_eq!((fault.code, fault.error.reason), (413, Reason::RequestEntityTooLarge));
+        // Whoever is still sending gets to the end, and then to the answer.
+        let rest = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = rest.clone();
+        let body = body(&[4, 7, 1 << 20, 1 << 20]).inspect(move |_| {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert_eq!(read_body(Box::pin(body), &limits()).await.unwrap_err().code, 413);
+        assert_eq!(rest.load(std::sync::atomic::Ordering::Relaxed), 4);
         // Endless bodies are cut off too: nothing waits for their end.
-        let endless = Box::pin(futures_util::stream::repeat_with(|| Ok(Bytes::from_static(b"xyz"))));
+        let endless = Box::pin(futures_util::stream::repeat_with(|| Ok(Bytes::from(vec![0; 1 << 16]))));
         assert_eq!(read_body(endless, &limits()).await.unwrap_err().code, 413);
     }
 

@@ -88,7 +88,7 @@ fn routed(shared: &Shared, incoming: &Incoming) -> Result<(Route, Query), Refusa
         return Err(Refusal::Fault(Fault { code: 414, error: ApiError::bad_request(message) }));
     }
     let length = incoming.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|n| n > shared.limits.body_bytes as u64) {
+    if length.is_some_and(|n| n > limits::DRAIN_BYTES_MAX as u64) {
         return Err(Refusal::Fault(limits::too_large(&shared.limits).into()));
     }
     let query = Query::parse(&incoming.query).map_err(|e| Refusal::Fault(e.into()))?;
