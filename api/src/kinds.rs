@@ -339,19 +339,28 @@ fn decode<T: TypedObject>(json: &[u8]) -> Result<Box<dyn Object>, ApiError> {
 /// JSON or another kind as `BadRequest`.
 pub fn decode_typed<T: TypedObject>(json: &[u8]) -> Result<T, ApiError> {
     let mut de = serde_json::Deserializer::from_slice(json);
-    let value = serde_path_to_error::deserialize(&mut de).map_err(|e| decode_error(T::row(), e))?;
+    let value = serde_path_to_error::deserialize(&mut de).map_err(|e| decode_error(T::row(), json, e))?;
     de.end().map_err(|e| ApiError::bad_request(format!("the body is not one JSON document: {e}")))?;
     Ok(value)
 }
 
-fn decode_error(kind: &Kind, e: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+/// The name of an object that does not decode, if it has one.
+fn name_in(json: &[u8]) -> String {
+    let body: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
+    body["metadata"]["name"].as_str().unwrap_or_default().to_owned()
+}
+
+fn decode_error(kind: &Kind, json: &[u8], e: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     let path = e.path().to_string();
     let inner = e.into_inner();
     match inner.classify() {
         serde_json::error::Category::Data if path != "." && path != "kind" && path != "apiVersion" => {
             let mut errors = FieldErrors::default();
-            errors.push(path, FieldErrorKind::TypeInvalid, inner.to_string());
-            ApiError::invalid(kind.error_name, "", errors.into_vec())
+            // The path says where; a line and column would be of the JSON that the sender never saw.
+            let text = inner.to_string();
+            let (what, _) = text.rsplit_once(" at line ").unwrap_or((&text, ""));
+            errors.push(path, FieldErrorKind::TypeInvalid, what);
+            ApiError::invalid(kind.error_name, &name_in(json), errors.into_vec())
         }
         serde_json::error::Category::Data => {
             ApiError::bad_request(format!("the body is not a {} of apiVersion v1: {inner}", kind.kind))

@@ -125,6 +125,8 @@ impl Transport {
         let authority: http::uri::Authority = rest.parse().map_err(|_| address())?;
         let authority = match authority.port() {
             Some(_) => authority.to_string(),
+            // `host:` and `host:word` have no port that could be taken.
+            None if authority.as_str() != authority.host() => return Err(address()),
             None => format!("{authority}:8080"),
         };
         let mut connector = HttpConnector::new();
