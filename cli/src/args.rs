@@ -219,6 +219,17 @@ pub(crate) struct FilesArgs {
     pub(crate) output: Option<Form>,
 }
 
+/// What becomes of dependents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Cascade {
+    /// They go after their owner
+    Background,
+    /// They go before their owner
+    Foreground,
+    /// They stay, and belong to nobody
+    Orphan,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
     /// KIND NAME.. or KIND/NAME..
@@ -239,6 +250,9 @@ pub(crate) struct DeleteArgs {
     /// Seconds containers get to stop; 0 removes the object at once
     #[arg(long, value_name = "SECONDS")]
     pub(crate) grace_period: Option<u32>,
+    /// What becomes of the objects that the deleted ones own, such as a controller's pods
+    #[arg(long, value_name = "WAY", value_enum, default_value = "background")]
+    pub(crate) cascade: Cascade,
     /// Do not wait until the objects are gone
     #[arg(long)]
     pub(crate) no_wait: bool,
@@ -332,6 +346,7 @@ mod tests {
             "coracle delete pod a b --now",
             "coracle delete -f x --grace-period 3",
             "coracle delete pods -l a=b",
+            "coracle delete rc/a --cascade orphan",
             "coracle scale rc/a --replicas=3",
             "coracle events --for pod/a -w",
             "coracle run a --image=b --replicas 2 -- x -y",

@@ -127,6 +127,15 @@ fn delete_waits_until_the_object_is_gone() {
 }
 
 #[test]
+fn delete_takes_what_the_object_owns_along_unless_told_otherwise() {
+    let fake = Fake::start(|_, _| ok(json!({"kind": "Status", "status": "Success"})));
+    for (args, policy) in [(&[][..], "Background"), (&["--cascade", "orphan"], "Orphan")] {
+        assert_eq!(fake.run(&[&["delete", "rc/a"], args].concat()).good(), "replicationcontroller \"a\" deleted\n");
+        assert_eq!(fake.last_body()["propagationPolicy"], policy);
+    }
+}
+
+#[test]
 fn delete_tells_what_stays() {
     let fake = Fake::start(|_, request| match request.method.as_str() {
         "DELETE" => ok(pod("a")),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use crate::{
-    args::DeleteArgs,
+    args::{Cascade, DeleteArgs},
     documents,
     failure::{Failure, Outcome, client_sentence},
     json::{list, text},
@@ -72,7 +72,12 @@ pub(crate) async fn run(context: &Context, args: DeleteArgs) -> Outcome {
 }
 
 fn options(args: &DeleteArgs) -> Value {
-    let mut options = json!({"kind": "DeleteOptions", "apiVersion": "v1"});
+    let policy = match args.cascade {
+        Cascade::Background => "Background",
+        Cascade::Foreground => "Foreground",
+        Cascade::Orphan => "Orphan",
+    };
+    let mut options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": policy});
     let grace = if args.now { Some(1) } else { args.grace_period };
     if let Some(grace) = grace {
         options["gracePeriodSeconds"] = grace.into();

@@ -7,6 +7,7 @@
 
 pub(crate) mod binding;
 mod cluster_ip;
+pub(crate) mod dependents;
 mod namespace;
 mod removal;
 
@@ -18,7 +19,7 @@ use ipnet::Ipv4Net;
 use crate::registry::Registry;
 
 pub(crate) use namespace::{ensure as ensure_namespace, is_closing as namespace_is_ending};
-pub(crate) use removal::{Removal, Removed, remove};
+pub(crate) use removal::{Propagation, Removal, Removed, remove};
 
 /// Something reserved for a write. Dropping it frees the reservation; by then the write is visible
 /// in the registry, or has failed.

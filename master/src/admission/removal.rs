@@ -1,23 +1,47 @@
 //! How objects end: most at once, pods when their minion has stopped them, namespaces when they
-//! are empty.
+//! are empty, and owners after what they own if that was asked for.
+//!
+//! What becomes of the dependents of an object that is gone is decided by the garbage controller.
 
 use std::sync::Arc;
 
 use coracle_api::{
     ApiError, Kind, TypedObject,
-    core::{Namespace, Pod},
+    core::{Namespace, Pod, ReplicationController},
     error::Reason,
     meta::ObjectMeta,
 };
 use jiff::Timestamp;
 
+use super::dependents;
 use crate::{
     deletion,
     registry::{Entry, Expected, Registry},
 };
 
+/// Attempts to remove an object that others write to meanwhile.
+const ATTEMPTS: usize = 16;
 /// The namespace that always exists.
 const DEFAULT_NAMESPACE: &str = "default";
+
+/// What becomes of the objects that the deleted one owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Propagation {
+    /// They stay, and belong to nobody.
+    Orphan,
+    /// They go after it.
+    Background,
+    /// They go before it.
+    Foreground,
+}
+
+impl Propagation {
+    /// What holds when nothing was said: as in Kubernetes, controllers of the first API leave
+    /// their pods behind.
+    fn of(kind: &Kind) -> Self {
+        if kind == ReplicationController::row() { Propagation::Orphan } else { Propagation::Background }
+    }
+}
 
 /// An order to delete one object.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +52,8 @@ pub(crate) struct Removal {
     pub(crate) uid: Option<String>,
     /// Only this state of it.
     pub(crate) version: Option<u64>,
+    /// What becomes of its dependents; `None` for the kind's own way.
+    pub(crate) propagation: Option<Propagation>,
 }
 
 impl Removal {
@@ -72,24 +98,69 @@ pub(crate) async fn remove(
     now: Timestamp,
 ) -> Result<Removed, ApiError> {
     let check = |meta: &ObjectMeta| removal.check(kind, meta);
+    let propagation = removal.propagation.unwrap_or(Propagation::of(kind));
     let last = if kind == Pod::row() {
+        if removal.propagation == Some(Propagation::Orphan)
+            && let Some(pod) = registry.get(kind, namespace, name)
+        {
+            dependents::release_all(registry, dependents::of(registry, namespace, pod.uid()), |o| o.uid == pod.uid())
+                .await?;
+        }
         deletion::delete_pod_if(registry, namespace, name, removal.grace_s, now, check).await?
     } else if kind == Namespace::row() {
         mark_namespace(registry, name, now, check).await?
     } else {
-        let current = registry.get(kind, namespace, name).ok_or_else(|| ApiError::not_found(kind.error_name, name))?;
-        let object = current.decode().ok_or_else(|| ApiError::internal("a stored object does not decode"))?;
-        check(object.meta())?;
-        // A precondition holds for the state it was checked on, so nothing newer may go.
-        let guarded = removal.uid.is_some() || removal.version.is_some();
-        let expected = if guarded { Expected::Version(current.version) } else { Expected::Any };
-        registry.delete(kind, namespace, name, expected).await?
+        remove_plain(registry, kind, namespace, name, removal, propagation, now).await?
     };
     let there = registry.get(kind, namespace, name).filter(|entry| entry.uid() == last.uid());
     Ok(match there {
         Some(entry) => Removed::Ending(entry),
         None => Removed::Gone(last),
     })
+}
+
+/// Deletes an object that nothing on any minion stands for.
+async fn remove_plain(
+    registry: &Registry,
+    kind: &'static Kind,
+    namespace: &str,
+    name: &str,
+    removal: &Removal,
+    propagation: Propagation,
+    now: Timestamp,
+) -> Result<Arc<Entry>, ApiError> {
+    for _ in 0..ATTEMPTS {
+        let current = registry.get(kind, namespace, name).ok_or_else(|| ApiError::not_found(kind.error_name, name))?;
+        let mut object = current.decode().ok_or_else(|| ApiError::internal("a stored object does not decode"))?;
+        removal.check(kind, object.meta())?;
+        let finalizer = match propagation {
+            Propagation::Background => None,
+            _ if dependents::of(registry, namespace, current.uid()).is_empty() => None,
+            Propagation::Orphan => Some(dependents::ORPHAN),
+            Propagation::Foreground => Some(dependents::FOREGROUND),
+        };
+        let meta = object.meta_mut();
+        let kept = dependents::keep_foreign(meta);
+        // What was checked and decided holds for this state, so nothing newer may go.
+        let expected = Expected::Version(current.version);
+        let written = if finalizer.is_none() && !kept {
+            registry.delete(kind, namespace, name, expected).await
+        } else {
+            meta.finalizers.get_or_insert_default().extend(finalizer.map(str::to_owned));
+            meta.deletion_timestamp.get_or_insert(now.into());
+            meta.deletion_grace_period_seconds = Some(0);
+            registry.update(object, expected).await
+        };
+        match written {
+            Err(e) if e.reason == Reason::Conflict => {}
+            Ok(entry) if propagation == Propagation::Orphan && entry.is_ending() => {
+                dependents::finish(registry, &entry).await?;
+                return Ok(entry);
+            }
+            done => return done,
+        }
+    }
+    Err(ApiError::conflict(kind.error_name, name, "too many others are changing it; try again"))
 }
 
 /// Marks a namespace; the namespace controller empties and removes it.

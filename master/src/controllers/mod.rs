@@ -6,6 +6,7 @@
 
 pub(crate) mod endpoints;
 pub(crate) mod events;
+pub(crate) mod garbage;
 pub(crate) mod master_services;
 pub(crate) mod namespaces;
 pub(crate) mod nodes;
@@ -46,6 +47,7 @@ pub(crate) fn start(
     tasks.spawn(drive(replication, registry(), stop.clone()));
     tasks.spawn(drive(endpoints::EndpointsController { registry: registry() }, registry(), stop.clone()));
     tasks.spawn(drive(namespaces::NamespaceController { registry: registry() }, registry(), stop.clone()));
+    tasks.spawn(drive(garbage::GarbageController::new(registry()), registry(), stop.clone()));
     let nodes = nodes::NodeController {
         registry: registry(),
         liveness: liveness.clone(),

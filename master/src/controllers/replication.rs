@@ -20,7 +20,7 @@ use crate::{
     admission::namespace_is_ending,
     deletion::delete_pod,
     events::Recorder,
-    registry::{Entry, EventType, Key, PodPhase, Registry, WatchItem},
+    registry::{Entry, Key, PodPhase, Registry, WatchItem},
 };
 
 /// Pods created or deleted in one round; the status write wakes the next one.
@@ -110,20 +110,15 @@ impl Controller for ReplicationManager {
 
     fn wakes(&self, item: &WatchItem) -> Vec<Key> {
         if item.entry.kind == ReplicationController::row() {
-            if item.event != EventType::Deleted {
-                return vec![item.entry.key.clone()];
-            }
-            // Its pods are free for others.
-            let others = self.registry.snapshot(ReplicationController::row());
-            return others.range(Some(&item.entry.key.namespace)).map(|rc| rc.key.clone()).collect();
+            return vec![item.entry.key.clone()];
         }
         let controllers = self.registry.snapshot(ReplicationController::row());
         let controllers = || controllers.range(Some(&item.entry.key.namespace));
         let owner = item.entry.pod().and_then(|p| p.owner.as_deref());
-        if let Some(owner) = owner.and_then(|uid| controllers().find(|rc| rc.uid() == uid)) {
-            return vec![owner.key.clone()];
+        if let Some(uid) = owner {
+            return controllers().find(|rc| rc.uid() == uid).map(|rc| rc.key.clone()).into_iter().collect();
         }
-        // Nobody's pod, or one that its controller left behind: whoever selects it may adopt it.
+        // Nobody's pod, also one that its controller left behind: whoever selects it may adopt it.
         let selects = |rc: &&Arc<Entry>| {
             let rc = rc.typed::<ReplicationController>();
             item.entry.selected_by(rc.and_then(|rc| rc.spec?.selector).as_ref())
@@ -165,7 +160,6 @@ impl ReplicationManager {
     fn observe(&self, rc: &ReplicationController) -> Vec<Replica> {
         let selector = rc.spec.as_ref().and_then(|s| s.selector.as_ref());
         let uid = rc.metadata.uid.as_deref().unwrap_or_default();
-        let owners = self.registry.snapshot(ReplicationController::row());
         self.registry
             .snapshot(Pod::row())
             .range(rc.metadata.namespace.as_deref())
@@ -175,8 +169,7 @@ impl ReplicationManager {
                 let owner = match facts.owner.as_deref() {
                     Some(owner) if owner == uid => Owner::Us,
                     None => Owner::Nobody,
-                    // Its controller was deleted and left it behind.
-                    Some(owner) if !owners.entries.values().any(|rc| rc.uid() == owner) => Owner::Nobody,
+                    // Also of one that was deleted: what becomes of its pods is the garbage controller's.
                     Some(_) => Owner::Other,
                 };
                 (matches || owner == Owner::Us).then(|| Replica {
@@ -211,6 +204,11 @@ impl ReplicationManager {
 
     async fn set_owner(&self, rc: &ReplicationController, pod: &Key, ours: bool) -> Result<(), ApiError> {
         let change = |pod: &mut Pod| {
+            // Looked at again in the very state of the pod that is written: a controller that is
+            // leaving its pods behind must not take them back.
+            if ours && !self.is_alive(rc) {
+                return Ok(false);
+            }
             let owners = pod.metadata.owner_references.get_or_insert_default();
             owners.retain(|o| o.controller != Some(true));
             if ours {
@@ -219,6 +217,13 @@ impl ReplicationManager {
             Ok(true)
         };
         self.registry.modify(&pod.namespace, &pod.name, change).await.map(drop)
+    }
+
+    fn is_alive(&self, rc: &ReplicationController) -> bool {
+        let (namespace, name) = (rc.metadata.namespace.as_deref(), rc.metadata.name.as_deref());
+        let now =
+            self.registry.get(ReplicationController::row(), namespace.unwrap_or_default(), name.unwrap_or_default());
+        now.is_some_and(|now| !now.is_ending() && Some(now.uid()) == rc.metadata.uid.as_deref())
     }
 
     async fn write_status(&self, rc: &ReplicationController, plan: &Plan) -> Result<(), ApiError> {

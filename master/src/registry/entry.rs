@@ -36,10 +36,24 @@ impl Key {
     }
 }
 
+/// An object that another one belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// Its row. `None`: a kind that this cluster does not know.
+    pub kind: Option<&'static Kind>,
+    /// Its name; its namespace is that of what it owns.
+    pub name: CompactString,
+    /// Tells it from a later namesake.
+    pub uid: CompactString,
+}
+
 /// What selectors and indexes ask about an object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
     uid: CompactString,
+    owners: Box<[Owner]>,
+    /// Asked to go, and still there.
+    ending: bool,
     labels: Box<[(CompactString, CompactString)]>,
     /// In the order of the row's `fields`; missing ones are "".
     fields: Box<[CompactString]>,
@@ -53,6 +67,17 @@ impl Facts {
         let meta = object.meta();
         Self {
             uid: meta.uid.as_deref().unwrap_or_default().into(),
+            owners: meta
+                .owner_references
+                .iter()
+                .flatten()
+                .map(|o| Owner {
+                    kind: Kind::by_kind(&o.kind).filter(|kind| kind.stored && o.api_version == "v1"),
+                    name: o.name.as_str().into(),
+                    uid: o.uid.as_str().into(),
+                })
+                .collect(),
+            ending: meta.deletion_timestamp.is_some(),
             labels: meta.labels.iter().flatten().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
             fields: object.kind().fields.iter().map(|field| object.field(field).unwrap_or_default().into()).collect(),
             pod: object.downcast_ref().map(|pod| Box::new(PodFacts::of(pod))),
@@ -120,6 +145,16 @@ impl Entry {
     /// `metadata.uid`
     pub fn uid(&self) -> &str {
         &self.facts.uid
+    }
+
+    /// Whom the object belongs to.
+    pub fn owners(&self) -> &[Owner] {
+        &self.facts.owners
+    }
+
+    /// Whether the object was asked to go.
+    pub fn is_ending(&self) -> bool {
+        self.facts.ending
     }
 
     /// What the control loops ask about a pod; `None` for other kinds.

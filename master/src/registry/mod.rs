@@ -30,7 +30,7 @@ use imbl::OrdMap;
 use tokio::sync::{mpsc, oneshot, watch as signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use entry::{Entry, Facts, Key};
+pub use entry::{Entry, Facts, Key, Owner};
 pub use pod_facts::{HostPort, PodFacts, PodPhase};
 pub use watch::{EventType, WatchItem, Watcher};
 

@@ -12,7 +12,7 @@ use super::{
     router::Target,
     write,
 };
-use crate::admission::{self, Removal, Removed};
+use crate::admission::{self, Propagation, Removal, Removed};
 
 /// The body of a DELETE. Unknown fields are ignored, as everywhere in options.
 #[derive(Debug, Default, Deserialize)]
@@ -57,11 +57,17 @@ impl Order {
             return Err(ApiError::bad_request("gracePeriodSeconds must be between 0 and 2147483647"));
         }
         let policy = options.propagation_policy.as_deref().or(query.get("propagationPolicy")).unwrap_or_default();
-        if !["", "Orphan", "Background", "Foreground"].contains(&policy) {
-            let message =
-                format!("propagationPolicy '{policy}' is not supported: use Orphan, Background or Foreground");
-            return Err(ApiError::bad_request(message));
-        }
+        let propagation = match policy {
+            "" => None,
+            "Orphan" => Some(Propagation::Orphan),
+            "Background" => Some(Propagation::Background),
+            "Foreground" => Some(Propagation::Foreground),
+            _ => {
+                let message =
+                    format!("propagationPolicy '{policy}' is not supported: use Orphan, Background or Foreground");
+                return Err(ApiError::bad_request(message));
+            }
+        };
         let dry_run = match options.dry_run.as_deref() {
             None | Some([]) => query.get("dryRun").map(str::to_owned),
             Some([first, ..]) => Some(first.clone()),
@@ -72,7 +78,7 @@ impl Order {
         let preconditions = options.preconditions.unwrap_or_default();
         let version = preconditions.resource_version.as_deref().map(write::parse_version).transpose()?;
         let uid = preconditions.uid.filter(|uid| !uid.is_empty());
-        Ok(Self { removal: Removal { grace_s, uid, version }, dry_run: dry_run.is_some() })
+        Ok(Self { removal: Removal { grace_s, uid, version, propagation }, dry_run: dry_run.is_some() })
     }
 }
 
@@ -133,7 +139,9 @@ mod tests {
         let body = r#"{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":5,"propagationPolicy":"Background",
             "preconditions":{"uid":"u","resourceVersion":"7"},"dryRun":["All"]}"#;
         let order = parse(body, "gracePeriodSeconds=0").unwrap();
-        assert_eq!(order.removal.grace_s, Some(5));
+        assert_eq!((order.removal.grace_s, order.removal.propagation), (Some(5), Some(Propagation::Background)));
+        assert_eq!(parse("", "propagationPolicy=Orphan").unwrap().removal.propagation, Some(Propagation::Orphan));
+        assert_eq!(parse("", "").unwrap().removal.propagation, None);
         assert_eq!((order.removal.uid.as_deref(), order.removal.version, order.dry_run), (Some("u"), Some(7), true));
     }
 
