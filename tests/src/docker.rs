@@ -37,10 +37,3 @@ fn list(command: &[&str], labels: &[(&str, &str)]) -> Result<Vec<String>> {
     }
     Ok(docker(&args)?.lines().map(str::to_owned).collect())
 }
-
-/// The body of a GET, by the system's own client: nothing of ours is in the way.
-pub fn curl(url: &str) -> Result<String> {
-    let out = Command::new("busybox").args(["wget", "-q", "-T", "3", "-O", "-", url]).output().context("busybox")?;
-    ensure!(out.status.success(), "GET {url}: {}", String::from_utf8_lossy(&out.stderr));
-    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
-}

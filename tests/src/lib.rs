@@ -4,6 +4,7 @@
 //! Dropping it, also in a panic, stops the process and removes every trace with `coracle reset`.
 
 pub mod docker;
+pub mod http;
 pub mod measure;
 pub mod tables;
 
@@ -147,7 +148,7 @@ impl Cluster {
 
     /// The cluster's id: part of the name of everything it makes.
     pub fn id(&self) -> Result<String> {
-        let body = docker::curl(&format!("{}/coracle/v1/cluster", self.url()))?;
+        let body = http::get(self.address, "/coracle/v1/cluster").context("the master does not tell its cluster")?;
         let facts: serde_json::Value = serde_json::from_str(&body)?;
         facts["clusterID"].as_str().map(str::to_owned).context("the cluster has no id")
     }
@@ -193,6 +194,18 @@ impl Cluster {
             .stdin(Stdio::null())
             .output()
             .with_context(|| format!("running {}", program.display()))
+    }
+
+    /// The article's pod without its host ports, which only one pod on a machine can have: a path.
+    pub fn jenkins_without_host_ports(&self) -> Result<String> {
+        let mut pod: serde_json::Value = serde_json::from_slice(&std::fs::read(Self::example("jenkins/pod.json"))?)?;
+        let ports = pod.pointer_mut("/desiredState/manifest/containers/0/ports").and_then(|p| p.as_array_mut());
+        for port in ports.context("the article's pod has ports")? {
+            port["hostPort"] = 0.into();
+        }
+        let path = self.data.path().join("pod.json");
+        std::fs::write(&path, pod.to_string())?;
+        Ok(path.display().to_string())
     }
 
     /// A file of the article.

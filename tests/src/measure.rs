@@ -2,16 +2,18 @@
 //! that print them.
 
 use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    time::{Duration, Instant},
+    process::Command,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
 use bollard::{Docker, models::EventMessage, query_parameters::EventsOptionsBuilder};
 use futures_util::{Stream, StreamExt};
 
-use crate::{Cluster, PATIENCE, docker, eventually};
+use crate::{
+    Cluster, PATIENCE, docker, eventually,
+    http::{get, get_status, post},
+};
 
 /// The image that a healing measurement runs.
 pub const IMAGE: &str = "csanchez/jenkins-swarm:1.565.3.3";
@@ -59,8 +61,8 @@ fn resident_bytes(pid: u32) -> Result<u64> {
     Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)
 }
 
-/// From `docker kill` to the new container running, for Coracle and for Docker's own
-/// `--restart=always`, turn by turn; the engine's clock measures both.
+/// From the SIGKILL of a container's process to the new container running, for Coracle and for
+/// Docker's own `--restart=always`, turn by turn. (After `docker kill` Docker would not restart it.)
 pub fn healing(rounds: usize) -> Result<(Vec<Duration>, Vec<Duration>)> {
     let cluster = Cluster::start()?;
     let id = cluster.id()?;
@@ -100,32 +102,29 @@ async fn heal_container(round: usize) -> Result<Duration> {
 async fn kill_to_start(container: &str, labels: &[(&str, &str)]) -> Result<Duration> {
     let engine = Docker::connect_with_local_defaults()?;
     let filters: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    let filters = [("label".to_owned(), filters), ("event".to_owned(), vec!["kill".into(), "start".into()])];
+    let filters = [("label".to_owned(), filters), ("event".to_owned(), vec!["start".into()])];
     let options = EventsOptionsBuilder::default().filters(&filters.into_iter().collect()).build();
     let mut events = engine.events(Some(options));
     // The first poll opens the stream; the kill must come after it.
     let first = tokio::time::timeout(Duration::from_millis(200), events.next()).await;
     drop(first);
-    engine.kill_container(container, None::<bollard::query_parameters::KillContainerOptions>).await?;
-    let killed = next_event(&mut events, "kill").await?;
-    let started = next_event(&mut events, "start").await?;
-    Ok(Duration::from_nanos(u64::try_from(started - killed)?))
+    let pid = docker::docker(&["inspect", "-f", "{{.State.Pid}}", container])?;
+    let killed = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    anyhow::ensure!(Command::new("kill").args(["-9", &pid]).status()?.success(), "kill -9 {pid}");
+    let started = next_start(&mut events).await?;
+    Ok(started.saturating_sub(killed))
 }
 
-async fn next_event(
+/// When the engine started the next container, since 1970.
+async fn next_start(
     events: &mut (impl Stream<Item = Result<EventMessage, bollard::errors::Error>> + Unpin),
-    action: &str,
-) -> Result<i64> {
+) -> Result<Duration> {
     let wait = async {
-        while let Some(event) = events.next().await {
-            let event = event?;
-            if event.action.as_deref() == Some(action) {
-                return event.time_nano.context("an event without a time");
-            }
-        }
-        anyhow::bail!("the event stream ended before '{action}'")
+        let event = events.next().await.context("the event stream ended")??;
+        let nanos = event.time_nano.context("an event without a time")?;
+        anyhow::Ok(Duration::from_nanos(u64::try_from(nanos)?))
     };
-    tokio::time::timeout(PATIENCE, wait).await.with_context(|| format!("no '{action}' within {PATIENCE:?}"))?
+    tokio::time::timeout(PATIENCE, wait).await.with_context(|| format!("nothing started within {PATIENCE:?}"))?
 }
 
 /// The middle value.
@@ -133,32 +132,4 @@ pub fn median(times: &[Duration]) -> Duration {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
     sorted.get(sorted.len() / 2).copied().unwrap_or_default()
-}
-
-/// The status code of a GET; `None` while nobody listens.
-pub fn get_status(address: SocketAddr, path: &str) -> Option<u16> {
-    exchange(address, "GET", path, "").ok().map(|(code, _)| code)
-}
-
-/// The body of a GET that was answered with 200.
-pub fn get(address: SocketAddr, path: &str) -> Option<String> {
-    exchange(address, "GET", path, "").ok().filter(|(code, _)| *code == 200).map(|(_, body)| body)
-}
-
-/// Posts JSON; an error unless it was created.
-pub fn post(address: SocketAddr, path: &str, body: &str) -> Result<()> {
-    let (code, answer) = exchange(address, "POST", path, body)?;
-    anyhow::ensure!(code == 201, "POST {path}: {code} {answer}");
-    Ok(())
-}
-
-fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
-    write!(stream, "{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let code = answer.split(' ').nth(1).and_then(|c| c.parse().ok()).context("no status line")?;
-    Ok((code, answer.split_once("\r\n\r\n").map(|(_, b)| b.to_owned()).unwrap_or_default()))
 }

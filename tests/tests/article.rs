@@ -2,7 +2,7 @@
 //! slaves, resize them, tear it down. Tables must come out as the binaries of 2014 printed them.
 
 use anyhow::{Context, Result};
-use coracle_tests::{Cluster, docker, eventually, tables};
+use coracle_tests::{Cluster, docker, eventually, http, tables};
 
 /// Replaces what differs from run to run by what the golden table has there.
 fn check_table(actual: &str, mask: &[(usize, usize)], golden: &[&[&str]]) {
@@ -29,7 +29,7 @@ fn running_slaves(cluster: &Cluster) -> Option<usize> {
 }
 
 fn connected_slaves(portal: &str) -> Option<usize> {
-    let json = docker::curl(&format!("http://{portal}:8888/api/json")).ok()?;
+    let json = http::get(format!("{portal}:8888").parse().ok()?, "/api/json")?;
     let value: serde_json::Value = serde_json::from_str(&json).ok()?;
     value["slaves"].as_array().map(Vec::len)
 }
@@ -126,7 +126,7 @@ fn the_article_works_as_it_is_written() -> Result<()> {
 #[test]
 fn pods_keep_running_without_the_cluster_and_are_found_again() -> Result<()> {
     let mut cluster = Cluster::start()?;
-    cluster.kubecfg(&["-c", &Cluster::example("jenkins/pod.json"), "create", "pods"])?;
+    cluster.kubecfg(&["-c", &cluster.jenkins_without_host_ports()?, "create", "pods"])?;
     let id = cluster.id()?;
     let labels = [("io.coracle.cluster", id.as_str()), ("io.coracle.container", "jenkins")];
     let running = eventually("the container runs", || docker::running(&labels).ok()?.pop())?;

@@ -1,12 +1,12 @@
 //! Whatever is killed comes back, with its data, and nothing comes back twice.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use coracle_tests::{Cluster, docker, eventually};
+use coracle_tests::{Cluster, docker, eventually, http};
+
+/// Stands for the Jenkins pod in a list of steps.
+const POD: &str = "the Jenkins pod";
 
 struct Jenkins {
     cluster: Cluster,
@@ -16,7 +16,7 @@ struct Jenkins {
 impl Jenkins {
     fn start() -> Result<Self> {
         let cluster = Cluster::start()?;
-        cluster.kubecfg(&["-c", &Cluster::example("jenkins/pod.json"), "create", "pods"])?;
+        cluster.kubecfg(&["-c", &cluster.jenkins_without_host_ports()?, "create", "pods"])?;
         cluster.kubecfg(&["-c", &Cluster::example("jenkins/service-http.json"), "create", "services"])?;
         let id = cluster.id()?;
         let jenkins = Self { cluster, id };
@@ -44,7 +44,7 @@ impl Jenkins {
     fn instance(&self) -> Result<String> {
         let portal = self.cluster.kubecfg(&["-template", "{{.portalIP}}", "get", "services/jenkins"])?;
         eventually("the page answers through the portal", || {
-            let json = docker::curl(&format!("http://{}:8888/api/json", portal.trim())).ok()?;
+            let json = http::get(format!("{}:8888", portal.trim()).parse().ok()?, "/api/json")?;
             let value: serde_json::Value = serde_json::from_str(&json).ok()?;
             Some(value["instance"].as_str()?.to_owned())
         })
@@ -56,15 +56,10 @@ fn a_killed_container_shows_failed_then_running_and_keeps_its_volume() -> Result
     let jenkins = Jenkins::start()?;
     let before = jenkins.instance()?;
     let container = jenkins.container("jenkins").context("no container")?;
-    let mut watch = Command::new("busybox")
-        .args(["wget", "-q", "-O", "-", &format!("{}/api/v1beta1/watch/pods", jenkins.cluster.url())])
-        .stdout(std::process::Stdio::piped())
-        .spawn()?;
+    let watch = http::Stream::open(jenkins.cluster.address, "/api/v1beta1/watch/pods")?;
     docker::docker(&["kill", &container])?;
     jenkins.wait_running(Some(&container))?;
-    watch.kill()?;
-    let seen = watch.wait_with_output()?;
-    let seen = String::from_utf8_lossy(&seen.stdout);
+    let seen = watch.finish()?;
     let statuses: Vec<&str> = seen
         .lines()
         .filter_map(|line| line.split("\"currentState\"").nth(1)?.split("\"status\":\"").nth(1)?.split('"').next())
@@ -72,10 +67,9 @@ fn a_killed_container_shows_failed_then_running_and_keeps_its_volume() -> Result
     let failed = statuses.iter().position(|s| *s == "Terminated").with_context(|| format!("Failed in {statuses:?}"))?;
     assert!(statuses[failed..].contains(&"Running"), "then Running: {statuses:?}");
     assert_eq!(jenkins.instance()?, before, "the volume survived");
-    let pod: serde_json::Value = serde_json::from_str(&docker::curl(&format!(
-        "{}/api/v1/namespaces/default/pods/jenkins",
-        jenkins.cluster.url()
-    ))?)?;
+    let pod: serde_json::Value = serde_json::from_str(
+        &http::get(jenkins.cluster.address, "/api/v1/namespaces/default/pods/jenkins").context("no pod")?,
+    )?;
     assert_eq!(pod["status"]["phase"], "Running");
     assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 1);
     assert_eq!(pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 137);
@@ -107,9 +101,9 @@ fn a_dead_infra_container_or_a_removed_one_ends_in_the_desired_state() -> Result
 fn kill_9_at_any_instant_loses_nothing_and_doubles_nothing() -> Result<()> {
     let mut cluster = Cluster::start()?;
     let id = cluster.id()?;
-    let rounds = 10;
+    let rounds = 50;
     let steps: [&[&str]; 6] = [
-        &["-c", "jenkins/pod.json", "create", "pods"],
+        &["-c", POD, "create", "pods"],
         &["-c", "jenkins/service-http.json", "create", "services"],
         &["-c", "jenkins/service-slave.json", "create", "services"],
         &["-c", "jenkins/replication.json", "create", "replicationControllers"],
@@ -122,8 +116,12 @@ fn kill_9_at_any_instant_loses_nothing_and_doubles_nothing() -> Result<()> {
         let delay = Duration::from_millis((round * 7919 % 500) as u64);
         let at = Instant::now() + delay;
         if let Some(step) = steps.get(acknowledged) {
-            let args: Vec<String> =
-                step.iter().map(|a| if a.ends_with(".json") { Cluster::example(a) } else { (*a).to_owned() }).collect();
+            let file = |a: &&str| match *a {
+                POD => cluster.jenkins_without_host_ports(),
+                a if a.ends_with(".json") => Ok(Cluster::example(a)),
+                a => Ok(a.to_owned()),
+            };
+            let args: Vec<String> = step.iter().map(file).collect::<Result<_>>()?;
             let args: Vec<&str> = args.iter().map(String::as_str).collect();
             cluster.kubecfg(&args)?;
             acknowledged += 1;
