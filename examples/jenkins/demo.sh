@@ -7,6 +7,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 coracle=$(realpath "${CORACLE:-$(command -v coracle)}")
 work=$(mktemp -d /tmp/coracle-demo.XXXXXX)
+ln -s "$coracle" "$work/coracle"
 ln -s "$coracle" "$work/kubecfg"
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' 2>/dev/null || echo 18080)
 export KUBERNETES_MASTER=http://127.0.0.1:$port
@@ -55,7 +56,7 @@ container_of() {
     --filter "label=io.coracle.cluster=$id"
 }
 replaced() { local new; new=$(container_of jenkins) && [ -n "$new" ] && [ "$new" != "$1" ]; }
-page() { wget -q -O - "http://$1" 2>/dev/null || busybox wget -q -O - "http://$1"; }
+page() { busybox wget -q -O - "http://$1"; }
 slaves_connected() {
   local jenkins
   jenkins=$(portal jenkins)
@@ -76,8 +77,7 @@ cluster=$!
 until_true grep -q '^ready' "$work/up.log"
 echo "ready after $(($(now) - started)) ms:"
 sed 's/^/    /' "$work/up.log"
-id=$("$coracle" get nodes -o yaml | sed -n 's/.*io.coracle.cluster: *"\{0,1\}\([0-9a-f]*\)"\{0,1\}/\1/p' | head -1)
-id=${id:-$(docker network ls --filter label=io.coracle.cluster --format '{{.Name}}' | sed -n 's/^coracle-//p' | tail -1)}
+id=$(page "127.0.0.1:$port/coracle/v1/cluster" | sed 's/.*"clusterID":"\([0-9a-f]*\)".*/\1/')
 run kubecfg list minions
 run kubecfg list pods
 
@@ -92,7 +92,7 @@ run kubecfg -c "$here/service-slave.json" create services
 run kubecfg list services
 jenkins=$(portal jenkins)
 until_true page "$jenkins:8888/login"
-printf '\n$ wget -q -O - http://%s:8888/\n' "$jenkins"
+printf '\n$ busybox wget -q -O - http://%s:8888/\n' "$jenkins"
 page "$jenkins:8888/" | head -15
 
 title "Replicate the slaves"
@@ -104,8 +104,8 @@ slave=$(docker ps -q --filter "label=io.coracle.container=jenkins-slave" --filte
 echo
 echo "The slave found its master through these variables:"
 run docker exec "$slave" sh -c 'env | grep -E "^JENKINS(_SLAVE)?_SERVICE_" | sort'
-printf '\n$ wget -q -O - --post-data "" http://%s:8888/build\n' "$jenkins"
-wget -q -O - --post-data '' "http://$jenkins:8888/build" || busybox wget -q -O - --post-data '' "http://$jenkins:8888/build"
+printf '\n$ busybox wget -q -O - --post-data "" http://%s:8888/build\n' "$jenkins"
+busybox wget -q -O - --post-data '' "http://$jenkins:8888/build"
 echo
 
 title "Resize"
@@ -120,8 +120,10 @@ instance=$(page "$jenkins:8888/api/json" | tr ',{' '\n\n' | grep '"instance"' | 
 printf '\n$ docker kill %.12s\n' "$victim"
 killed=$(now)
 docker kill "$victim" >/dev/null
+dead=$(kubecfg list pods)
 until_true replaced "$victim"
 running=$(now)
+printf '\n$ kubecfg list pods\n%s\n\n' "$dead"
 echo "a new container is running $((running - killed)) ms after the kill"
 until_true has_status jenkins Running
 run kubecfg list pods
@@ -133,7 +135,7 @@ echo "    before: $instance"
 after=$(page "$jenkins:8888/api/json" | tr ',{' '\n\n' | grep '"instance"' | head -1)
 echo "    after:  $after"
 [ "$instance" = "$after" ] || { echo "demo: the data in the volume was lost" >&2; exit 1; }
-run "$coracle" events --for pods/jenkins
+run coracle events --for pods/jenkins
 
 title "Tear down"
 run kubecfg stop jenkins-slave
@@ -149,7 +151,7 @@ kill -INT "$cluster"
 wait "$cluster" || true
 tail -3 "$work/up.log"
 cluster=
-run "$coracle" reset --data-dir "$work/data" --yes
+run coracle reset --data-dir "$work/data" --yes
 left=$(docker ps -aq --filter "label=io.coracle.cluster=$id" | wc -l)
 nets=$(docker network ls -q --filter "label=io.coracle.cluster=$id" | wc -l)
 rules=$(nft list tables 2>/dev/null | grep -c "coracle-$id" || true)
