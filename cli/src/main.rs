@@ -1,7 +1,7 @@
 //! The `coracle` command: a cluster in one binary, and its client.
 //!
 //! Parse, run, exit. Which grammar a command line is written in is decided in [`dispatch`]; the
-//! 2014 one lives in [`kubecfg`], the modern one in [`args`] and [`commands`].
+//! 2014 one lives in [`mod@kubecfg`], the modern one in [`args`] and [`commands`].
 
 mod args;
 mod channel;

@@ -1,6 +1,6 @@
 //! The scheduler: gives every pod without a node one.
 //!
-//! [`cluster`] keeps the totals of each node as pods come and go, [`decide`] is the pure choice,
+//! [`cluster`] keeps the totals of each node as pods come and go, [`mod@decide`] is the pure choice,
 //! and this file is the shell: a queue of pods to place, decided in batches and bound through the
 //! registry. A pod that fits nowhere waits for an event that can help, not for a timer.
 

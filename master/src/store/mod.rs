@@ -5,7 +5,7 @@
 //! its only user and holds all that is read; a store is read once, at start.
 //!
 //! Back ends: [`EmbeddedStore`] (one file tree, one master) and [`MemoryStore`] (tests); both pass
-//! [`contract`]. A shared back end for several masters joins them as a third implementation, with
+//! `contract`. A shared back end for several masters joins them as a third implementation, with
 //! the stream of foreign changes that it needs.
 
 use std::{future::Future, pin::Pin};
