@@ -12,7 +12,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{Shared, decode, decode::Strictness, patch::Patch, query::Query, router::Target};
-use crate::registry::{Entry, Expected};
+use crate::{
+    admission::Hold,
+    registry::{Entry, Expected},
+};
 
 /// Attempts of a write that may be repeated when the object changes meanwhile.
 const ATTEMPTS: usize = 16;
@@ -102,7 +105,7 @@ pub(crate) async fn create(
         if let Some(base) = &base {
             object.meta_mut().name = Some(generated_name(base, uuid::Uuid::new_v4().as_u128()));
         }
-        let _holds = shared.admission.admit(&shared.registry, &mut *object, None)?;
+        let holds = shared.admission.admit(&shared.registry, &mut *object, None)?;
         object.validate()?;
         let warnings = object.warnings();
         if dry_run {
@@ -111,13 +114,32 @@ pub(crate) async fn create(
             }
             return Ok(Written { json: object.to_json().into(), warnings });
         }
-        match shared.registry.create(object).await {
+        match create_holding(shared, object, holds).await {
             Ok(entry) => return Ok(Written { json: entry.json.clone(), warnings }),
             Err(e) if base.is_some() && e.reason == Reason::AlreadyExists => {}
             Err(e) => return Err(e),
         }
     }
     Err(ApiError::already_exists(kind.error_name, base.as_deref().unwrap_or_default()))
+}
+
+/// Creates, and keeps what is reserved until that is decided: also when the client goes away, which
+/// drops its request but not a write that is on its way.
+async fn create_holding(
+    shared: &Shared,
+    object: Box<dyn Object>,
+    holds: Vec<Hold>,
+) -> Result<std::sync::Arc<Entry>, ApiError> {
+    if holds.is_empty() {
+        return shared.registry.create(object).await;
+    }
+    let registry = shared.registry.clone();
+    let writing = tokio::spawn(async move {
+        let created = registry.create(object).await;
+        drop(holds);
+        created
+    });
+    writing.await.map_err(ApiError::internal)?
 }
 
 /// Replaces an object or its status: compare-and-set when the body has a resourceVersion, else
