@@ -73,6 +73,7 @@ pub(crate) fn select(snapshot: &Snapshot, selection: &Selection) -> Vec<Arc<Entr
 pub(crate) fn list(shared: &Shared, target: &Target, query: &Query) -> Result<Response, ApiError> {
     let selection = selection(target, query)?;
     check_version(&shared.registry, query)?;
+    shared.pages.forget_old();
     let limit = query.number("limit")?.filter(|n| *n > 0).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let (snapshot, after) = match query.get("continue") {
         Some(token) => shared.pages.resume(target.kind, token)?,
@@ -186,6 +187,12 @@ impl Pages {
             kept.pop_front();
         }
         kept.push_back(Page { kind, snapshot, until: now + PAGE_LIFE });
+    }
+
+    /// Lets go of what no reader came back for. A snapshot keeps all its objects in memory.
+    fn forget_old(&self) {
+        let now = Instant::now();
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).retain(|page| page.until > now);
     }
 
     fn resume(&self, kind: &Kind, token: &str) -> Result<(Snapshot, Option<Key>), ApiError> {

@@ -24,8 +24,6 @@ use crate::registry::{Selection, WatchItem, Watcher};
 const FRAMES: usize = 2;
 /// The longest watch; clients start another from where they are.
 const WATCH_TIME_MAX: Duration = Duration::from_secs(3600);
-/// Items written at most into one frame.
-const FRAME_BYTES: usize = 256 << 10;
 
 /// How changes look in one API version.
 pub(crate) trait Lines: Send + Sync + 'static {
@@ -176,9 +174,8 @@ impl<L: Lines> Task<L> {
         if let [item] = items {
             return self.lines.item(item);
         }
-        let mut frame = BytesMut::with_capacity(FRAME_BYTES);
-        items.iter().for_each(|item| frame.put_slice(&self.lines.item(item)));
-        frame.freeze()
+        let lines: Vec<Bytes> = items.iter().map(|item| self.lines.item(item)).collect();
+        lines.concat().into()
     }
 
     async fn send(&self, frame: Bytes) -> Result<(), Ended> {
