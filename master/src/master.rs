@@ -55,6 +55,7 @@ pub struct Master {
     stop_loops: CancellationToken,
     writer: TaskTracker,
     stop_writer: CancellationToken,
+    failed: CancellationToken,
 }
 
 impl Master {
@@ -67,13 +68,15 @@ impl Master {
 
         let (writer, stop_writer) = (TaskTracker::new(), CancellationToken::new());
         let registry = Registry::start(store, loaded, &writer, stop_writer.clone())?;
+        let failed = CancellationToken::new();
+        tokio::spawn(watch_writer(writer.clone(), stop_writer.clone(), failed.clone()));
 
         let (loops, stop_loops) = (TaskTracker::new(), CancellationToken::new());
         let liveness = Arc::new(Liveness::default());
-        controllers::start(&registry, &liveness, facts.pod_cidr, HEARTBEAT, &loops, &stop_loops);
+        controllers::start(&registry, &liveness, facts.pod_cidr, HEARTBEAT, &loops, &stop_loops, &failed);
         let server_config = ServerConfig::new(config.listen);
         let server = Server::start(server_config, registry, liveness, facts.clone(), &CancellationToken::new()).await?;
-        Ok(Self { server, facts, loops, stop_loops, writer, stop_writer })
+        Ok(Self { server, facts, loops, stop_loops, writer, stop_writer, failed })
     }
 
     /// Where the API is served.
@@ -84,6 +87,11 @@ impl Master {
     /// The cluster's facts.
     pub fn facts(&self) -> &ClusterFacts {
         &self.facts
+    }
+
+    /// Ends when a part of the master ended by itself, which is a bug: start it again.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
     }
 
     /// Stops taking requests, then the loops, then the writer: what was acknowledged is stored.
@@ -98,5 +106,15 @@ impl Master {
                 tracing::warn!("the {what} did not end within {STOP_TIMEOUT:?}");
             }
         }
+    }
+}
+
+/// The registry's writer is the tracker's only task.
+async fn watch_writer(writer: TaskTracker, stop: CancellationToken, failed: CancellationToken) {
+    writer.close();
+    writer.wait().await;
+    if !stop.is_cancelled() {
+        tracing::error!("the registry's writer ended by itself");
+        failed.cancel();
     }
 }

@@ -40,7 +40,7 @@ pub(crate) async fn up(args: ServerArgs) -> Result<()> {
     let mut config = MinionConfig::new(&url, args.data_dir.join(MINION_DIR));
     (config.name, config.docker) = (args.name, args.docker);
     config.master_limit = MASTER_LIMIT;
-    let result = run_minion(config, &mut signals, |minion| {
+    let running = run_minion(config, &mut signals, |minion| {
         let ms = begun.elapsed().as_millis();
         say(&format!("minion: {} with pods in {}", minion.name(), minion.pod_cidr()));
         say(&format!("ready after {ms} ms; stop with Ctrl-C. In another terminal:"));
@@ -48,8 +48,12 @@ pub(crate) async fn up(args: ServerArgs) -> Result<()> {
             say(&format!("    export KUBERNETES_MASTER={url}"));
         }
         say("    coracle get nodes");
-    })
-    .await;
+    });
+    let result = tokio::select! {
+        result = running => result,
+        // The minion is given up where it is; its pods keep running.
+        () = master.failed() => master_failed(),
+    };
     within_second_signal(&mut signals, master.shutdown()).await?;
     say("stopped; the next `coracle up` finds the pods again");
     result
@@ -64,9 +68,17 @@ pub(crate) async fn master(args: ServerArgs) -> Result<()> {
         () = signals.next() => bail!("interrupted"),
     };
     say(&format!("ready; join minions with: coracle minion --master http://{}", master.address()));
-    signals.next().await;
+    let result = tokio::select! {
+        () = signals.next() => Ok(()),
+        () = master.failed() => master_failed(),
+    };
     say("stopping");
-    within_second_signal(&mut signals, master.shutdown()).await
+    within_second_signal(&mut signals, master.shutdown()).await?;
+    result
+}
+
+fn master_failed() -> Result<()> {
+    bail!("a part of the master ended by itself; see the log, and start it again")
 }
 
 /// A minion of a master elsewhere.

@@ -12,10 +12,10 @@ pub(crate) mod namespaces;
 pub(crate) mod nodes;
 pub(crate) mod replication;
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use coracle_api::{ApiError, Kind, error::Reason};
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -23,14 +23,18 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     events::Recorder,
     liveness::Liveness,
-    registry::{Key, Registry, Selection, WatchItem, Watcher},
+    registry::{EventType, Key, Registry, Selection, WatchItem, Watcher},
     scheduler::Scheduler,
 };
 
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// All objects of a controller's first kind wake their keys again this often, in case a change
+/// concerned more than it woke.
+const RESYNC: Duration = Duration::from_secs(300);
 
-/// Starts the scheduler and every controller on `tasks`, until `stop`.
+/// Starts the scheduler and every controller on `tasks`, until `stop`. One that ends by itself
+/// cancels `failed`.
 pub(crate) fn start(
     registry: &Registry,
     liveness: &Arc<Liveness>,
@@ -38,16 +42,20 @@ pub(crate) fn start(
     beat: Duration,
     tasks: &TaskTracker,
     stop: &CancellationToken,
+    failed: &CancellationToken,
 ) {
+    let spawn = |name, work| tasks.spawn(watched(name, work, stop.clone(), failed.clone()));
     let events = Recorder::start(registry.clone(), tasks, stop.clone());
     let registry = || registry.clone();
-    tasks.spawn(Scheduler::new(registry(), events.component("scheduler")).run(stop.clone()));
+    spawn("scheduler", Scheduler::new(registry(), events.component("scheduler")).run(stop.clone()).boxed());
     let replication =
         replication::ReplicationManager { registry: registry(), events: events.component("replication-controller") };
-    tasks.spawn(drive(replication, registry(), stop.clone()));
-    tasks.spawn(drive(endpoints::EndpointsController { registry: registry() }, registry(), stop.clone()));
-    tasks.spawn(drive(namespaces::NamespaceController { registry: registry() }, registry(), stop.clone()));
-    tasks.spawn(drive(garbage::GarbageController::new(registry()), registry(), stop.clone()));
+    spawn("replication", drive(replication, registry(), stop.clone()).boxed());
+    let endpoints = endpoints::EndpointsController { registry: registry() };
+    spawn("endpoints", drive(endpoints, registry(), stop.clone()).boxed());
+    let namespaces = namespaces::NamespaceController { registry: registry() };
+    spawn("namespaces", drive(namespaces, registry(), stop.clone()).boxed());
+    spawn("garbage", drive(garbage::GarbageController::new(registry()), registry(), stop.clone()).boxed());
     let nodes = nodes::NodeController {
         registry: registry(),
         liveness: liveness.clone(),
@@ -55,13 +63,23 @@ pub(crate) fn start(
         pod_cidr,
         beat,
     };
-    tasks.spawn(nodes.run(stop.clone()));
-    tasks.spawn(events::expire(registry(), stop.clone()));
+    spawn("nodes", nodes.run(stop.clone()).boxed());
+    spawn("events", events::expire(registry(), stop.clone()).boxed());
+}
+
+/// Runs a loop. One that ends though nobody stopped it leaves its part of the cluster to itself,
+/// which is worse than a master that ends and is started again.
+async fn watched(name: &'static str, work: BoxFuture<'static, ()>, stop: CancellationToken, failed: CancellationToken) {
+    let ended = AssertUnwindSafe(work).catch_unwind().await;
+    if !stop.is_cancelled() {
+        tracing::error!(name, panicked = ended.is_err(), "a control loop ended by itself");
+        failed.cancel();
+    }
 }
 
 /// A control loop over the objects of one kind.
 pub(crate) trait Controller: Send + Sync + 'static {
-    /// The kinds whose changes matter.
+    /// The kinds whose changes matter, the one that is kept right first.
     fn watches(&self) -> &'static [&'static Kind];
 
     /// The keys that a change may concern. Too many is slow, too few is wrong.
@@ -114,6 +132,7 @@ pub(crate) async fn drive<C: Controller>(controller: C, registry: Registry, stop
     let watches = controller.watches().iter().map(|kind| changes(registry.clone(), kind).boxed());
     let mut changes = stream::select_all(watches);
     let mut queue = Queue::default();
+    let mut resync = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
     loop {
         // All arms are cancel-safe: `changes` keeps what it has not yielded, the rest are waits.
         tokio::select! {
@@ -129,6 +148,13 @@ pub(crate) async fn drive<C: Controller>(controller: C, registry: Registry, stop
                 }
             }
             () = due(queue.next_due()) => {}
+            now = resync.tick() => {
+                let first = controller.watches().first().map(|kind| registry.snapshot(kind).entries);
+                for entry in first.unwrap_or_default().values().cloned() {
+                    let item = WatchItem { event: EventType::Modified, entry };
+                    controller.wakes(&item).into_iter().for_each(|key| queue.wake(key, now));
+                }
+            }
         }
         while let Some(key) = queue.pop(Instant::now()) {
             let result = controller.reconcile(&key).await;

@@ -63,7 +63,7 @@ impl World {
         let registry = Registry::open(Arc::new(MemoryStore::default()), &tasks, stop.clone()).await.unwrap();
         let liveness = Arc::new(Liveness::default());
         let cidr = "10.244.0.0/16".parse().unwrap();
-        start(&registry, &liveness, cidr, Duration::from_secs(2), &tasks, &stop);
+        start(&registry, &liveness, cidr, Duration::from_secs(2), &tasks, &stop, &CancellationToken::new());
         Self { registry, liveness, _stop: stop.drop_guard() }
     }
 
@@ -264,7 +264,15 @@ async fn a_minion_without_a_network_left_is_told_once() {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let registry = Registry::open(Arc::new(MemoryStore::default()), &tasks, stop.clone()).await.unwrap();
     let liveness = Arc::new(Liveness::default());
-    start(&registry, &liveness, "10.244.0.0/24".parse().unwrap(), Duration::from_secs(2), &tasks, &stop);
+    start(
+        &registry,
+        &liveness,
+        "10.244.0.0/24".parse().unwrap(),
+        Duration::from_secs(2),
+        &tasks,
+        &stop,
+        &CancellationToken::new(),
+    );
     let world = World { registry, liveness, _stop: stop.drop_guard() };
     world.node("n1").await;
     world.node("n2").await;
@@ -299,6 +307,20 @@ async fn pods_that_a_deleted_controller_left_are_adopted_by_another() {
     world.until("three more", |w| (w.pods().len() == 5).then_some(())).await;
     world.remove::<ReplicationController>("a", None).await;
     world.until("b keeps three of five", |w| (w.pods().len() == 3).then_some(())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_taken_away_is_replaced_in_the_end() {
+    let world = World::new().await;
+    world.rc("web", 1).await;
+    let name = world.until("a pod", |w| w.pods().first().map(|(name, _)| name.clone())).await;
+    let take = |pod: &mut Pod| {
+        (pod.metadata.labels, pod.metadata.owner_references) = (None, None);
+        Ok(true)
+    };
+    world.registry.modify("default", &name, take).await.unwrap();
+    tokio::time::sleep(RESYNC).await;
+    world.until("another one", |w| (w.pods().len() == 2).then_some(())).await;
 }
 
 #[tokio::test]
@@ -416,4 +438,14 @@ async fn an_object_with_a_finalizer_goes_when_that_is_taken_off() {
     };
     world.registry.modify("default", "web", take_off).await.unwrap();
     world.until("it goes", |w| w.owners_of::<Service>("web").is_none().then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_loop_that_ends_by_itself_is_a_failure_and_one_that_was_stopped_is_not() {
+    let (stop, failed) = (CancellationToken::new(), CancellationToken::new());
+    stop.cancel();
+    watched("stopped", async {}.boxed(), stop, failed.clone()).await;
+    assert!(!failed.is_cancelled());
+    watched("broken", async { panic!("a bug") }.boxed(), CancellationToken::new(), failed.clone()).await;
+    assert!(failed.is_cancelled());
 }

@@ -38,6 +38,15 @@ async fn an_object_lives_from_create_to_delete() {
 }
 
 #[tokio::test]
+async fn a_status_that_means_another_pod_of_that_name_is_refused() {
+    let master = Master::start().await;
+    let mut status = master.post(PODS, &pod("a")).await.expect(201).json();
+    status["metadata"] = json!({"name": "a", "uid": "another"});
+    status["status"]["phase"] = "Running".into();
+    master.put(&format!("{PODS}/a/status"), &status).await.refused(409, "uid is");
+}
+
+#[tokio::test]
 async fn answers_have_the_codes_and_bodies_of_kubernetes() {
     let master = Master::start().await;
     let created = master.post(PODS, &pod("a")).await.expect(201);
