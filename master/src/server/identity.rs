@@ -1,4 +1,4 @@
-//! Who asks. For now the loopback operator; tokens and certificates slot in here, and handlers
+//! Who asks. Today the loopback operator; tokens and certificates slot in here, and handlers
 //! already receive what they yield.
 //!
 //! Invariant: no request reaches a handler without an [`Identity`], and none that a web page made
