@@ -4,12 +4,14 @@
 //! * [`objects`]: per kind, its defaults, validation and update rules on the `v1` hub types.
 //! * [`v1beta1`]: the 2014 wire form, converted to and from the hub at the edge.
 //! * [`selector`], [`quantity`], [`yaml`]: the small languages of the API.
+//! * [`columns`]: what a listing shows of an object.
 //! * [`error`]: the one error that travels over the wire, a `Status`.
 //! * [`client`]: a typed client, and the list-then-watch loop on top of it.
 //!
 //! This crate does no I/O except in [`client`], reads no clock and draws no random number.
 
 pub mod client;
+pub mod columns;
 pub mod error;
 pub mod kinds;
 pub mod objects;

@@ -11,7 +11,6 @@ mod diagnose;
 mod dispatch;
 mod documents;
 mod failure;
-mod json;
 mod kubecfg;
 mod manifest;
 mod merge;
@@ -26,6 +25,7 @@ mod watch;
 use std::{future::Future, process::ExitCode};
 
 use clap::Parser;
+use coracle_api::columns::json;
 use tokio::runtime::Builder;
 
 #[global_allocator]

@@ -2,12 +2,11 @@
 //!
 //! Invariant: nothing else in the crate writes to the two streams, except raw exec output.
 
-pub(crate) mod age;
-pub(crate) mod columns;
-pub(crate) mod pod_status;
 pub(crate) mod table;
 
 use std::io::Write;
+
+pub(crate) use coracle_api::columns::{self, age, pod_status};
 
 use serde_json::Value;
 

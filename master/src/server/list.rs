@@ -21,6 +21,7 @@ use super::{
     answer::{self, Response},
     query::Query,
     router::Target,
+    table::Table,
     write,
 };
 use crate::registry::{Entry, Key, Registry, Selection, Snapshot};
@@ -70,7 +71,12 @@ pub(crate) fn select(snapshot: &Snapshot, selection: &Selection) -> Vec<Arc<Entr
 }
 
 /// Answers a list.
-pub(crate) fn list(shared: &Shared, target: &Target, query: &Query) -> Result<Response, ApiError> {
+pub(crate) fn list(
+    shared: &Shared,
+    target: &Target,
+    query: &Query,
+    table: Option<Table>,
+) -> Result<Response, ApiError> {
     let selection = selection(target, query)?;
     check_version(&shared.registry, query)?;
     shared.pages.forget_old();
@@ -84,23 +90,24 @@ pub(crate) fn list(shared: &Shared, target: &Target, query: &Query) -> Result<Re
     if let Some(after) = after {
         entries.retain(|e| e.key > after);
     }
-    let mut head = format!(
-        "{{\"kind\":\"{}List\",\"apiVersion\":\"v1\",\"metadata\":{{\"resourceVersion\":\"{version}\"",
-        target.kind.kind
-    );
+    let mut meta = format!("{{\"resourceVersion\":\"{version}\"");
     if let Some(limit) = limit.filter(|limit| *limit < entries.len()) {
         let left = entries.len() - limit;
         entries.truncate(limit);
         if let Some(last) = entries.last() {
             shared.pages.keep(target.kind, snapshot);
             // Writing to a String can't fail.
-            let _ = write!(head, ",\"continue\":\"{}\"", token(version, &last.key));
+            let _ = write!(meta, ",\"continue\":\"{}\"", token(version, &last.key));
         }
         if selection.labels.is_empty() && selection.fields.is_empty() {
-            let _ = write!(head, ",\"remainingItemCount\":{left}");
+            let _ = write!(meta, ",\"remainingItemCount\":{left}");
         }
     }
-    head.push_str("},\"items\":[");
+    meta.push('}');
+    if let Some(table) = table {
+        return Ok(answer::json(StatusCode::OK, table.of(target.kind, &entries, &meta)));
+    }
+    let head = format!("{{\"kind\":\"{}List\",\"apiVersion\":\"v1\",\"metadata\":{meta},\"items\":[", target.kind.kind);
     Ok(body(head, entries))
 }
 

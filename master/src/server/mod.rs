@@ -26,6 +26,7 @@ mod request;
 mod router;
 mod scale;
 mod strategic;
+mod table;
 mod tunnel;
 mod upgrade;
 mod watch;

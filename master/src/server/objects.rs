@@ -13,7 +13,9 @@ use super::{
     pod_streams,
     request::{Permit, Request},
     router::{Target, Verb},
-    scale, watch,
+    scale,
+    table::Table,
+    watch,
     write::{self, Part, WriteOptions, Written},
 };
 use crate::admission::binding;
@@ -26,14 +28,22 @@ pub(crate) async fn answer(
     permit: Permit,
 ) -> Result<Response, Fault> {
     let query = &request.query;
+    let table = Table::wanted(&request.headers, query);
     match (target.verb, target.sub) {
-        (Verb::List, _) => Ok(list::list(shared, target, query)?),
-        (Verb::Watch, _) => Ok(watch::watch(shared, target, query, permit)?),
+        (Verb::List, _) => Ok(list::list(shared, target, query, table)?),
+        (Verb::Watch, _) => Ok(watch::watch(shared, target, query, table, permit)?),
         (Verb::Get, Some(Subresource::Log)) => Ok(pod_streams::log(shared, target, query, permit).await?),
         (Verb::Get, Some(Subresource::Scale)) => Ok(answer::json(StatusCode::OK, scale::get(shared, target)?)),
         (Verb::Get, _) => {
             let entry = write::find(shared, target.kind, target.namespace(), target.name())?;
-            Ok(answer::json(StatusCode::OK, entry.json.clone()))
+            let body = match table {
+                Some(table) => {
+                    let meta = format!("{{\"resourceVersion\":\"{}\"}}", entry.version);
+                    table.of(target.kind, std::slice::from_ref(&entry), &meta).into()
+                }
+                None => entry.json.clone(),
+            };
+            Ok(answer::json(StatusCode::OK, body))
         }
         (Verb::Connect, _) => {
             Ok(pod_streams::exec(shared, target, query, &request.headers, request.upgrade, permit).await?)

@@ -16,6 +16,7 @@ use super::{
     query::Query,
     request::Permit,
     router::Target,
+    table::Table,
     write,
 };
 use crate::registry::{Selection, WatchItem, Watcher};
@@ -40,11 +41,19 @@ pub(crate) trait Lines: Send + Sync + 'static {
 struct Current {
     kind: &'static Kind,
     bookmarks: bool,
+    /// Each object as a table of one row instead.
+    table: Option<Table>,
 }
 
 impl Lines for Current {
     fn item(&self, item: &WatchItem) -> Bytes {
-        item.line()
+        match &self.table {
+            None => item.line(),
+            Some(table) => {
+                let meta = format!("{{\"resourceVersion\":\"{}\"}}", item.entry.version);
+                line(item.event.as_str(), &table.of(self.kind, std::slice::from_ref(&item.entry), &meta))
+            }
+        }
     }
     fn error(&self, error: &ApiError) -> Bytes {
         line("ERROR", &serde_json::to_vec(&error.to_status()).unwrap_or_default())
@@ -74,6 +83,7 @@ pub(crate) fn watch(
     shared: &Arc<Shared>,
     target: &Target,
     query: &Query,
+    table: Option<Table>,
     permit: Permit,
 ) -> Result<Response, ApiError> {
     if query.flag("sendInitialEvents") {
@@ -83,7 +93,7 @@ pub(crate) fn watch(
         return Err(ApiError::invalid("ListOptions", "", errors.into_vec()));
     }
     let selection = list::selection(target, query)?;
-    let lines = Current { kind: target.kind, bookmarks: query.flag("allowWatchBookmarks") };
+    let lines = Current { kind: target.kind, bookmarks: query.flag("allowWatchBookmarks"), table };
     let limit = query.number("timeoutSeconds")?.filter(|s| *s > 0).map_or(WATCH_TIME_MAX, Duration::from_secs);
     start(shared, target.kind, selection, from(query)?, limit, lines, permit)
 }

@@ -6,7 +6,7 @@ use coracle_api::{
 };
 use serde_json::json;
 
-use crate::harness::{Master, PODS, SERVICES, cluster_ip, pod, service, typed};
+use crate::harness::{Master, PODS, SERVICES, cluster_ip, pod, service, typed, within};
 
 const RCS: &str = "/api/v1/namespaces/default/replicationcontrollers";
 
@@ -335,4 +335,28 @@ async fn a_full_service_range_is_said_to_be_full() {
     master.post(SERVICES, &service("late")).await.refused(500, "has no free address");
     services.delete("s7", None, None).await.unwrap();
     master.post(SERVICES, &service("late")).await.expect(201);
+}
+
+#[tokio::test]
+async fn kubectl_gets_the_table_that_it_asks_for() {
+    let master = Master::start().await;
+    master.post(PODS, &pod("a")).await.expect(201);
+    let accept = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")];
+    for path in [format!("{PODS}?limit=500"), format!("{PODS}/a")] {
+        let table = master.send("GET", &path, &accept, "").await.expect(200).json();
+        assert_eq!((&table["kind"], &table["apiVersion"]), (&json!("Table"), &json!("meta.k8s.io/v1")));
+        let columns: Vec<_> = table["columnDefinitions"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
+        assert_eq!(columns, ["NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE"]);
+        let row = &table["rows"][0];
+        assert_eq!(row["cells"].as_array().unwrap()[..4], [json!("a"), json!("0/1"), json!("Pending"), json!("0")]);
+        assert_eq!(
+            (&row["object"]["kind"], &row["object"]["metadata"]["name"]),
+            (&json!("PartialObjectMetadata"), &json!("a"))
+        );
+        assert!(table["metadata"]["resourceVersion"].is_string());
+    }
+    let mut watch = master.open("GET", &format!("{PODS}?watch=true"), &accept, "").await.into_body();
+    let line = within(http_body_util::BodyExt::frame(&mut watch)).await.unwrap().unwrap().into_data().unwrap();
+    let event: serde_json::Value = serde_json::from_slice(&line).unwrap();
+    assert_eq!((&event["type"], &event["object"]["rows"][0]["cells"][0]), (&json!("ADDED"), &json!("a")));
 }

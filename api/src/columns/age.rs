@@ -8,12 +8,12 @@ const DAY: i64 = 24 * HOUR;
 const YEAR: i64 = 365 * DAY;
 
 /// The age of something created at `then`; `<unknown>` when that is not known.
-pub(crate) fn age(then: Option<Timestamp>, now: Timestamp) -> String {
+pub fn age(then: Option<Timestamp>, now: Timestamp) -> String {
     then.map_or_else(|| "<unknown>".to_owned(), |then| human(now.as_second() - then.as_second()))
 }
 
 /// A number of seconds. A clock slightly behind reads as 0, a clock far behind as invalid.
-pub(crate) fn human(seconds: i64) -> String {
+pub fn human(seconds: i64) -> String {
     let two = |big: i64, big_unit: &str, small: i64, small_unit: &str| match small {
         0 => format!("{big}{big_unit}"),
         small => format!("{big}{big_unit}{small}{small_unit}"),

@@ -1,17 +1,22 @@
-//! Which columns `get` shows for a kind, and what stands in them: kubectl's.
+//! Which columns a listing shows for a kind, and what stands in them: kubectl's. Read off `v1`
+//! JSON, by the client for its own tables and by the server for those that kubectl asks for.
 
-use coracle_api::Kind;
+pub mod age;
+pub mod json;
+pub mod pod_status;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{age::age, pod_status};
-use crate::json::{list, number, pairs, text, time};
+use crate::Kind;
+use age::age;
+use json::{list, number, pairs, text, time};
 
 /// Addresses shown of an Endpoints object before `+ N more...`.
 const ENDPOINTS_SHOWN: usize = 3;
 
 /// The columns of a kind; `wide` adds the long ones.
-pub(crate) fn header(kind: &Kind, wide: bool) -> Vec<&'static str> {
+pub fn header(kind: &Kind, wide: bool) -> Vec<&'static str> {
     let (short, long): (&[&str], &[&str]) = match kind.kind {
         "Pod" => (&["NAME", "READY", "STATUS", "RESTARTS", "AGE"], &["IP", "NODE"]),
         "ReplicationController" => {
@@ -31,7 +36,7 @@ pub(crate) fn header(kind: &Kind, wide: bool) -> Vec<&'static str> {
 }
 
 /// The cells of one object, in the order of [`header`].
-pub(crate) fn row(kind: &Kind, object: &Value, wide: bool, now: Timestamp) -> Vec<String> {
+pub fn row(kind: &Kind, object: &Value, wide: bool, now: Timestamp) -> Vec<String> {
     let name = text(object, "/metadata/name").to_owned();
     let age = age(time(object, "/metadata/creationTimestamp"), now);
     let (mut cells, long) = match kind.kind {
@@ -115,7 +120,7 @@ fn external_ip(service: &Value, kind: &str) -> String {
 }
 
 /// `ip:port,ip:port + 2 more...`
-pub(crate) fn endpoints(endpoints: &Value) -> String {
+pub fn endpoints(endpoints: &Value) -> String {
     let mut all = Vec::new();
     for subset in list(endpoints, "/subsets") {
         for address in list(subset, "/addresses") {
@@ -157,7 +162,7 @@ fn node(node: &Value, name: String, age: String) -> Cells {
 }
 
 /// When an event was seen last.
-pub(crate) fn last_seen(event: &Value) -> Option<Timestamp> {
+pub fn last_seen(event: &Value) -> Option<Timestamp> {
     ["/series/lastObservedTime", "/lastTimestamp", "/eventTime", "/firstTimestamp", "/metadata/creationTimestamp"]
         .iter()
         .find_map(|p| time(event, p))

@@ -3,22 +3,24 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::age;
-use crate::json::{list, number, text, time};
+use super::{
+    age,
+    json::{list, number, text, time},
+};
 
 /// What the three cells say.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct PodStatus {
+pub struct PodStatus {
     /// `1/2`
-    pub(crate) ready: String,
+    pub ready: String,
     /// `CrashLoopBackOff`
-    pub(crate) status: String,
+    pub status: String,
     /// `3 (5m ago)`
-    pub(crate) restarts: String,
+    pub restarts: String,
 }
 
 /// Reads them off a `v1` pod.
-pub(crate) fn of(pod: &Value, now: Timestamp) -> PodStatus {
+pub fn of(pod: &Value, now: Timestamp) -> PodStatus {
     let containers = list(pod, "/status/containerStatuses");
     let inits = list(pod, "/status/initContainerStatuses");
     let total = list(pod, "/spec/containers").len();
