@@ -27,8 +27,19 @@ pub(crate) async fn run(context: &Context, args: DescribeArgs) -> Outcome {
         let object = context.session.get(&target::path(kind, &context.namespace, &name)).await?;
         let mut events = events(context, kind, &name).await?;
         events.sort_by_key(columns::last_seen);
-        let diagnosis = examine(context, kind, &object, &events).await?;
-        texts.push(describe::describe(kind, &object, &events, diagnosis.as_ref(), Timestamp::now()));
+        let endpoints = match kind == Service::row() {
+            true => context.session.get_opt(&target::path(Endpoints::row(), &context.namespace, &name)).await?,
+            false => None,
+        };
+        let diagnosis = examine(context, kind, &object, &events, endpoints.as_ref()).await?;
+        texts.push(describe::describe(
+            kind,
+            &object,
+            &events,
+            endpoints.as_ref(),
+            diagnosis.as_ref(),
+            Timestamp::now(),
+        ));
     }
     output::write(&texts.join("\n\n"))
 }
@@ -43,7 +54,13 @@ async fn events(context: &Context, kind: &Kind, name: &str) -> Outcome<Vec<Value
 }
 
 /// Fetches what the rules for this kind look at, and applies them.
-async fn examine(context: &Context, kind: &Kind, object: &Value, events: &[Value]) -> Outcome<Option<Diagnosis>> {
+async fn examine(
+    context: &Context,
+    kind: &Kind,
+    object: &Value,
+    events: &[Value],
+    endpoints: Option<&Value>,
+) -> Outcome<Option<Diagnosis>> {
     Ok(match kind.kind {
         "Pod" => {
             let events: Vec<Event> = typed_all(events)?;
@@ -52,9 +69,7 @@ async fn examine(context: &Context, kind: &Kind, object: &Value, events: &[Value
         }
         "Node" => diagnose_node(&typed::<Node>(object)?),
         "Service" => {
-            let endpoints = target::path(Endpoints::row(), &context.namespace, text(object, "/metadata/name"));
-            let endpoints = context.session.get_opt(&endpoints).await?;
-            let endpoints = endpoints.map(|e| typed::<Endpoints>(&e)).transpose()?;
+            let endpoints = endpoints.map(typed::<Endpoints>).transpose()?;
             diagnose_service(&typed::<Service>(object)?, &all::<Pod>(context).await?, endpoints.as_ref())
         }
         "ReplicationController" => {

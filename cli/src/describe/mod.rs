@@ -17,11 +17,12 @@ use sheet::Sheet;
 /// Older events say little about now.
 const EVENTS_SHOWN: usize = 20;
 
-/// The page of one object; `events` are about it, oldest first.
+/// The page of one object; `events` are about it, oldest first, `endpoints` those of a service.
 pub(crate) fn describe(
     kind: &Kind,
     object: &Value,
     events: &[Value],
+    endpoints: Option<&Value>,
     diagnosis: Option<&Diagnosis>,
     now: Timestamp,
 ) -> String {
@@ -39,7 +40,7 @@ pub(crate) fn describe(
     match kind.kind {
         "Pod" => pod::describe(&mut sheet, object, now),
         "ReplicationController" => controller(&mut sheet, object),
-        "Service" => service(&mut sheet, object),
+        "Service" => service(&mut sheet, object, endpoints),
         "Node" => node(&mut sheet, object, now),
         "Endpoints" => sheet.field("Endpoints", &columns::endpoints(object)),
         "Namespace" => sheet.field("Status", text(object, "/status/phase")),
@@ -64,7 +65,7 @@ fn controller(sheet: &mut Sheet, rc: &Value) {
     }
 }
 
-fn service(sheet: &mut Sheet, service: &Value) {
+fn service(sheet: &mut Sheet, service: &Value, endpoints: Option<&Value>) {
     sheet.field("Selector", &pairs(service, "/spec/selector"));
     sheet.field("Type", text(service, "/spec/type"));
     sheet.field("IP", text(service, "/spec/clusterIP"));
@@ -80,6 +81,7 @@ fn service(sheet: &mut Sheet, service: &Value) {
         }
         sheet.field("Port", &line);
     }
+    sheet.field("Endpoints", &endpoints.map_or_else(|| "<none>".to_owned(), columns::endpoints));
     sheet.field("Session Affinity", text(service, "/spec/sessionAffinity"));
 }
 
@@ -186,7 +188,7 @@ mod tests {
             "lastTimestamp": "2026-11-23T09:59:30Z", "source": {"component": "minion"}})];
         let diagnosis = Diagnosis { cause: "C.".into(), remedy: "R.".into() };
         let now = "2026-11-23T10:00:00Z".parse().unwrap();
-        let text = describe(Kind::by_any_name("pod").unwrap(), &pod, &events, Some(&diagnosis), now);
+        let text = describe(Kind::by_any_name("pod").unwrap(), &pod, &events, None, Some(&diagnosis), now);
         assert_eq!(
             text,
             "\
@@ -228,10 +230,21 @@ Remedy:  R.
     }
 
     #[test]
+    fn a_service_shows_where_it_leads() {
+        let now = "2026-11-23T10:00:00Z".parse().unwrap();
+        let endpoints = json!({"subsets": [{"addresses": [{"ip": "10.244.0.2"}], "ports": [{"port": 8000}]}]});
+        for (endpoints, expected) in [(Some(&endpoints), "10.244.0.2:8000"), (None, "<none>")] {
+            let service = Kind::by_any_name("service").unwrap();
+            let text = describe(service, &json!({"metadata": {"name": "x"}}), &[], endpoints, None, now);
+            assert!(text.contains(&format!("\nEndpoints:         {expected}\n")), "{text}");
+        }
+    }
+
+    #[test]
     fn other_kinds_have_a_page_too() {
         let now = "2026-11-23T10:00:00Z".parse().unwrap();
         for kind in coracle_api::kinds::KINDS {
-            let text = describe(kind, &json!({"metadata": {"name": "x"}}), &[], None, now);
+            let text = describe(kind, &json!({"metadata": {"name": "x"}}), &[], None, None, now);
             assert!(
                 text.starts_with("Name:              x\n") && text.ends_with("Events:            <none>\n"),
                 "{text}"
