@@ -204,8 +204,12 @@ impl Registry {
     pub async fn create(&self, object: Box<dyn Object>) -> Result<Arc<Entry>, ApiError> {
         let (kind, key) = (object.kind(), Key::of(&*object));
         let exists = || ApiError::already_exists(kind.error_name, &key.name);
-        if self.get(kind, &key.namespace, &key.name).is_some() {
-            return Err(exists());
+        if let Some(there) = self.get(kind, &key.namespace, &key.name) {
+            let mut error = exists();
+            if there.is_ending() {
+                error.message.push_str(": it is being deleted; try again when it is gone");
+            }
+            return Err(error);
         }
         self.submit(kind, key.clone(), Some(object), Expect::Absent).await?.ok_or_else(exists)
     }

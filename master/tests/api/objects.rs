@@ -266,6 +266,7 @@ async fn a_bound_pod_goes_in_two_steps() {
     let ending = master.delete(&path).await.expect(200).json();
     assert_eq!(ending["metadata"]["deletionGracePeriodSeconds"], 30);
     assert!(ending["metadata"]["deletionTimestamp"].is_string());
+    master.post(PODS, &pod("a")).await.refused(409, "it is being deleted");
     let shorter = master.delete(&format!("{path}?gracePeriodSeconds=5")).await.expect(200).json();
     assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 5);
     let mut revived = ending.clone();
