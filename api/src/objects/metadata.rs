@@ -70,6 +70,12 @@ fn check_owners(meta: &ObjectMeta, errors: &mut FieldErrors) {
     }
 }
 
+/// What to tell about a kind whose deletion waits for something else than finalizers.
+pub(crate) fn finalizer_warning(meta: &ObjectMeta) -> Option<String> {
+    let set = meta.finalizers.as_ref().is_some_and(|f| !f.is_empty());
+    set.then(|| "metadata.finalizers is stored but not enforced: the deletion does not wait for them".to_owned())
+}
+
 /// Carries over what no update may change: identity, age and deletion. `selfLink` is dropped; the
 /// server owns `resourceVersion` and moves `generation` when the spec changed.
 pub fn prepare_update(new: &mut ObjectMeta, old: &ObjectMeta) {

@@ -52,6 +52,10 @@ impl TypedObject for Namespace {
             _ => None,
         }
     }
+
+    fn warnings(&self) -> Vec<String> {
+        super::metadata::finalizer_warning(&self.metadata).into_iter().collect()
+    }
 }
 
 #[cfg(test)]

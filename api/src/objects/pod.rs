@@ -104,7 +104,9 @@ impl TypedObject for Pod {
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.spec.as_ref().map(|spec| spec_warnings("spec", spec)).unwrap_or_default()
+        let mut all = self.spec.as_ref().map(|spec| spec_warnings("spec", spec)).unwrap_or_default();
+        all.extend(super::metadata::finalizer_warning(&self.metadata));
+        all
     }
 }
 

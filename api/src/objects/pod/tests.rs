@@ -531,3 +531,11 @@ proptest! {
         prop_assert_eq!(Object::validate_update(&pod, &pod).is_ok(), Object::validate(&pod).is_ok());
     }
 }
+
+#[test]
+fn finalizers_that_nobody_waits_for_are_told() {
+    let mut pod = pod(json!({"containers": [{"name": "c", "image": "i"}]}));
+    assert_eq!(Object::warnings(&pod), Vec::<String>::new());
+    pod.metadata.finalizers = Some(vec!["example.com/wait".into()]);
+    assert!(Object::warnings(&pod)[0].starts_with("metadata.finalizers is stored but not enforced"));
+}
