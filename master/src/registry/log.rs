@@ -13,9 +13,11 @@ const BYTES_MAX: usize = 32 << 20;
 
 /// Changes kept per kind however old.
 const EVENTS_MIN: usize = 1024;
-/// Older changes go with the next one that comes. Cursors are never that old: bookmarks come every
-/// half minute. It bounds what a small cluster's history costs over months.
-const AGE_MAX: Duration = Duration::from_secs(600);
+/// Older changes go. Cursors are not that old, as bookmarks come every half minute. A burst of
+/// writes thus costs no memory once it is over.
+const AGE_MAX: Duration = Duration::from_secs(150);
+/// How often a ring that gets no changes is trimmed.
+pub(super) const TRIM_EVERY: Duration = Duration::from_secs(60);
 
 /// One change.
 #[derive(Debug, Clone)]
@@ -43,6 +45,11 @@ impl EventLog {
     pub(super) fn push(&mut self, event: Event, now: Instant) {
         self.bytes += event.entry.json.len();
         self.events.push_back((now, event));
+        self.trim(now);
+    }
+
+    /// Lets go of what is beyond the bounds.
+    pub(super) fn trim(&mut self, now: Instant) {
         while self.is_over(now) {
             if let Some((_, old)) = self.events.pop_front() {
                 self.bytes -= old.entry.json.len();
@@ -66,5 +73,30 @@ impl EventLog {
         }
         let start = self.events.partition_point(|(_, e)| e.entry.version <= version);
         Some(self.events.range(start..).map(|(_, e)| e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_api::{Object, TypedObject, core::Namespace};
+
+    use super::*;
+    use crate::registry::{Facts, Key};
+
+    #[test]
+    fn old_changes_go_but_for_the_last_thousand_and_cursors_before_them_expire() {
+        let (mut log, start) = (EventLog::starting_at(0), Instant::now());
+        let object = Namespace::default();
+        for version in 1..=2000 {
+            let (kind, key) = (Namespace::row(), Key::of(&object));
+            let entry = Entry::new(kind, key, version, &object.to_json(), Facts::of(&object), EventType::Modified);
+            log.push(Event { event: EventType::Modified, entry: Arc::new(entry), before: None }, start);
+        }
+        let after = |log: &EventLog, version| log.after(version).map(Iterator::count);
+        log.trim(start + AGE_MAX);
+        assert_eq!(after(&log, 0), Some(2000));
+        log.trim(start + AGE_MAX + Duration::from_secs(1));
+        let floor = 2000 - EVENTS_MIN as u64;
+        assert_eq!((after(&log, floor), after(&log, floor - 1)), (Some(EVENTS_MIN), None));
     }
 }

@@ -16,7 +16,7 @@ mod watch;
 mod tests;
 
 use std::{
-    sync::{Arc, RwLock},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -27,7 +27,10 @@ use coracle_api::{
     selector::{FieldSelector, LabelSelector},
 };
 use imbl::OrdMap;
-use tokio::sync::{mpsc, oneshot, watch as signal};
+use tokio::{
+    sync::{mpsc, oneshot, watch as signal},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use entry::{Entry, Facts, Key, Owner};
@@ -106,6 +109,12 @@ struct Shelf {
     log: RwLock<EventLog>,
     /// The last version published; wakes the watchers.
     published: signal::Sender<u64>,
+}
+
+impl Shelf {
+    fn trim(&self, now: Instant) {
+        self.log.write().unwrap_or_else(PoisonError::into_inner).trim(now);
+    }
 }
 
 #[derive(Debug)]

@@ -17,7 +17,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Entry, EventType, Facts, Key, Registry, Shelf, log::Event};
+use super::{
+    Entry, EventType, Facts, Key, Registry, Shelf,
+    log::{Event, TRIM_EVERY},
+};
 use crate::store::{Expect, Outcome, Store, StoreError, Write};
 
 /// Writes committed together at most.
@@ -53,13 +56,19 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) {
     let mut waiting = Vec::new();
+    let mut trim = tokio::time::interval(TRIM_EVERY);
+    trim.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         if waiting.is_empty() {
-            // Cancel-safe: recv_many takes nothing when it loses.
+            // Cancel-safe: recv_many takes nothing when it loses, a tick is none to miss.
             let received = tokio::select! {
                 biased;
                 n = queue.recv_many(&mut waiting, GROUP_MAX) => n,
                 () = stop.cancelled() => 0,
+                now = trim.tick() => {
+                    registry.inner.shelves.iter().for_each(|shelf| shelf.trim(now));
+                    continue;
+                }
             };
             if received == 0 {
                 return;
