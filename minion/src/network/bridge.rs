@@ -1,14 +1,18 @@
 //! The engine's side of the pod network: one Docker bridge network for each cluster.
 //!
 //! Invariant: only a network that carries the cluster's label is ever removed, and never one that
-//! has containers.
+//! has containers on it.
 
 use std::{collections::HashMap, future::Future, time::Duration};
 
 use bollard::{
     Docker,
     errors::Error,
-    models::{Ipam, IpamConfig, Network, NetworkCreateRequest, NetworkInspect},
+    models::{
+        ContainerSummary, EndpointIpamConfig, EndpointResource, EndpointSettings, Ipam, IpamConfig, Network,
+        NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest, NetworkInspect,
+    },
+    query_parameters::ListContainersOptionsBuilder,
 };
 use ipnet::Ipv4Net;
 
@@ -50,9 +54,79 @@ pub(super) async fn ensure(docker: &Docker, config: &NetworkConfig, used: &[Used
     }
 }
 
-/// How many containers are on the cluster's network; `None` where there is no network.
-pub(super) async fn containers(docker: &Docker, cluster_id: &str) -> Result<Option<usize>, NetworkError> {
-    Ok(inspect(docker, &network_name(cluster_id)).await?.map(|n| n.containers.map_or(0, |c| c.len())))
+/// A container on the cluster's network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Member {
+    pub(super) id: String,
+    /// Its address there.
+    pub(super) address: String,
+}
+
+/// Who is on the cluster's network, for the engine. Nobody where there is no network.
+pub(super) async fn members(docker: &Docker, cluster_id: &str) -> Result<Vec<Member>, NetworkError> {
+    let name = network_name(cluster_id);
+    match inspect(docker, &name).await? {
+        None => Ok(Vec::new()),
+        Some(found) if !is_ours(&found, cluster_id) => Err(NetworkError::NotOurs(name)),
+        Some(found) => Ok(members_of(found)),
+    }
+}
+
+fn members_of(found: NetworkInspect) -> Vec<Member> {
+    let containers = found.containers.unwrap_or_default().into_iter();
+    let member = |(id, endpoint): (String, EndpointResource)| {
+        let address = endpoint.ipv4_address.unwrap_or_default();
+        Member { id, address: address.split('/').next().unwrap_or_default().to_owned() }
+    };
+    containers.map(member).collect()
+}
+
+/// Takes a container off the network; off already is success.
+pub(super) async fn disconnect(docker: &Docker, cluster_id: &str, member: &Member) -> Result<(), NetworkError> {
+    let name = network_name(cluster_id);
+    let request = NetworkDisconnectRequest { container: member.id.clone(), force: Some(true) };
+    let what = format!("disconnecting container {} from network {name}", member.id);
+    match call(&what, CHANGE_LIMIT, docker.disconnect_network(&name, request)).await {
+        Err(NetworkError::Engine { source, .. }) if matches!(status(&source), Some(403 | 404)) => Ok(()),
+        other => other,
+    }
+}
+
+/// Puts a container onto the network with the address that it had, published ports included. One
+/// that is there already, gone or dead needs nothing.
+pub(super) async fn connect(docker: &Docker, cluster_id: &str, member: &Member) -> Result<(), NetworkError> {
+    let name = network_name(cluster_id);
+    let address = EndpointIpamConfig { ipv4_address: Some(member.address.clone()), ..Default::default() };
+    let endpoint = EndpointSettings { ipam_config: Some(address), ..Default::default() };
+    let request = NetworkConnectRequest { container: member.id.clone(), endpoint_config: Some(endpoint) };
+    let what = format!("connecting container {} to network {name}", member.id);
+    match call(&what, CHANGE_LIMIT, docker.connect_network(&name, request)).await {
+        Err(NetworkError::Engine { source, .. }) if matches!(status(&source), Some(403 | 404)) => Ok(()),
+        other => other,
+    }
+}
+
+/// Kills the running containers that were started on the cluster's network and are not on it any
+/// more: nobody can tell their addresses, and their pods start anew with new ones.
+pub(super) async fn kill_strays(docker: &Docker, cluster_id: &str) -> Result<(), NetworkError> {
+    let name = network_name(cluster_id);
+    let label = format!("{}={cluster_id}", labels::CLUSTER);
+    let options = ListContainersOptionsBuilder::default().filters(&HashMap::from([("label", vec![label])])).build();
+    let running = call("listing containers", READ_LIMIT, docker.list_containers(Some(options))).await?;
+    for id in running.into_iter().filter(|c| is_stray(c, &name)).filter_map(|c| c.id) {
+        tracing::warn!(container = id, network = name, "a container was taken off the pod network; its pod restarts");
+        match call(&format!("killing container {id}"), CHANGE_LIMIT, docker.kill_container(&id, None)).await {
+            Err(NetworkError::Engine { source, .. }) if matches!(status(&source), Some(404 | 409)) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn is_stray(container: &ContainerSummary, network: &str) -> bool {
+    let mode = container.host_config.as_ref().and_then(|h| h.network_mode.as_deref());
+    let networks = container.network_settings.as_ref().and_then(|s| s.networks.as_ref());
+    mode == Some(network) && !networks.is_some_and(|networks| networks.contains_key(network))
 }
 
 /// Removes the cluster's network; gone already is success.
@@ -164,6 +238,8 @@ fn status(error: &Error) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    use bollard::models::{ContainerSummaryHostConfig, ContainerSummaryNetworkSettings};
+
     use super::*;
 
     fn config() -> NetworkConfig {
@@ -215,5 +291,32 @@ mod tests {
         let own =
             Network { name: Some("coracle-0a1b2c3d".into()), ipam: request(&config()).ipam, ..Default::default() };
         assert!(check_ranges(&config(), &[own], &[]).is_ok());
+    }
+
+    #[test]
+    fn members_are_told_with_the_address_to_give_back() {
+        let endpoint = EndpointResource { ipv4_address: Some("10.244.3.2/24".into()), ..Default::default() };
+        let containers = Some(HashMap::from([("c1".to_owned(), endpoint)]));
+        let found = NetworkInspect { containers, ..Default::default() };
+        assert_eq!(members_of(found), [Member { id: "c1".into(), address: "10.244.3.2".into() }]);
+    }
+
+    #[test]
+    fn a_stray_is_a_container_made_for_the_network_and_not_on_it() {
+        let check = |mode: &str, on: &[&str], expected| {
+            let networks = on.iter().map(|n| ((*n).to_owned(), EndpointSettings::default())).collect();
+            let host = ContainerSummaryHostConfig { network_mode: Some(mode.into()), ..Default::default() };
+            let container = ContainerSummary {
+                host_config: Some(host),
+                network_settings: Some(ContainerSummaryNetworkSettings { networks: Some(networks) }),
+                ..Default::default()
+            };
+            assert_eq!(is_stray(&container, "coracle-1"), expected, "{mode} {on:?}");
+        };
+        check("coracle-1", &["coracle-1"], false);
+        check("coracle-1", &[], true);
+        check("coracle-1", &["bridge"], true);
+        check("host", &["host"], false);
+        check("container:abc", &[], false);
     }
 }

@@ -40,19 +40,6 @@ pub enum NetworkError {
     /// A network of that name exists without the cluster's label.
     #[error("Docker network {0} was not made by this cluster: remove it (docker network rm {0})")]
     NotOurs(String),
-    /// The bridge vanished below running containers; Docker only mends that at its start.
-    #[error(
-        "bridge {bridge} of Docker network {network} was deleted while {containers} container(s) use it: \
-         restart the Docker engine"
-    )]
-    BridgeLost {
-        /// The bridge's name.
-        bridge: String,
-        /// The network's name.
-        network: String,
-        /// How many containers are on it.
-        containers: usize,
-    },
     /// The engine refused or can't be reached.
     #[error("{what} at the Docker engine")]
     Engine {

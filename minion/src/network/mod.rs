@@ -120,7 +120,8 @@ impl PodNetwork {
             MulticastGroup::Ipv4Route,
         ])?;
         let connection = tokio::spawn(connection);
-        let keeper = Keeper { docker: docker.clone(), config: config.clone(), links };
+        let mut keeper =
+            Keeper { docker: docker.clone(), config: config.clone(), links, cut_off: Vec::new(), reunited: false };
         keeper.restore_network().await?;
         keeper.check().await?;
         tracing::info!(network = network_name(&config.cluster_id), cidr = %config.pod_cidr, "pod network ready");
@@ -178,6 +179,11 @@ struct Keeper {
     docker: Docker,
     config: NetworkConfig,
     links: Links,
+    /// Containers that a repair has taken off the network and not put back yet.
+    cut_off: Vec<bridge::Member>,
+    /// Whether all containers are on the network, as far as repairs go: the last one may have ended
+    /// halfway, with its process.
+    reunited: bool,
 }
 
 impl Keeper {
@@ -194,7 +200,7 @@ impl Keeper {
     }
 
     /// Compares once and restores what is missing.
-    async fn check(&self) -> Result<(), NetworkError> {
+    async fn check(&mut self) -> Result<(), NetworkError> {
         let desired = self.config.desired();
         let observed = match self.links.observe(&desired).await? {
             Some(observed) => observed,
@@ -208,28 +214,37 @@ impl Keeper {
             tracing::debug!(bridge = desired.bridge, step = ?step, "setting the pod network right");
             self.links.apply(&desired, observed.index, &step).await?;
         }
-        Ok(())
+        if self.reunited { Ok(()) } else { self.reunite().await }
     }
 
-    /// The bridge is not there. Docker makes it with the network, and mends it only at its start.
-    async fn restore_bridge(&self) -> Result<(), NetworkError> {
-        let id = &self.config.cluster_id;
+    /// The bridge is not there. Docker makes it only with the network, so the network is made anew
+    /// and the containers on it, which keep running, are given back their addresses.
+    async fn restore_bridge(&mut self) -> Result<(), NetworkError> {
+        let id = &self.config.cluster_id.clone();
         tracing::warn!(bridge = bridge_name(id), "the bridge of the pod network is gone, restoring it");
-        match bridge::containers(&self.docker, id).await? {
-            Some(0) => bridge::remove(&self.docker, id).await?,
-            Some(containers) => {
-                return Err(NetworkError::BridgeLost {
-                    bridge: bridge_name(id),
-                    network: network_name(id),
-                    containers,
-                });
-            }
-            None => {}
+        self.reunited = false;
+        for member in bridge::members(&self.docker, id).await? {
+            // Noted first: whatever fails from here on, the next check puts it back.
+            self.cut_off.retain(|known| known.id != member.id);
+            self.cut_off.push(member.clone());
+            bridge::disconnect(&self.docker, id, &member).await?;
         }
+        bridge::remove(&self.docker, id).await?;
         self.restore_network().await
     }
 
-    async fn run(self, events: impl futures_util::Stream<Item = ()>, stop: CancellationToken) {
+    /// Puts back what a repair has taken off the network. What can't be put back starts anew.
+    async fn reunite(&mut self) -> Result<(), NetworkError> {
+        while let Some(member) = self.cut_off.last() {
+            bridge::connect(&self.docker, &self.config.cluster_id, member).await?;
+            self.cut_off.pop();
+        }
+        bridge::kill_strays(&self.docker, &self.config.cluster_id).await?;
+        self.reunited = true;
+        Ok(())
+    }
+
+    async fn run(mut self, events: impl futures_util::Stream<Item = ()>, stop: CancellationToken) {
         let mut events = std::pin::pin!(events);
         let mut next = Instant::now() + CHECK_INTERVAL_MAX;
         let mut failing = false;
