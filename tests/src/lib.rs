@@ -4,6 +4,7 @@
 //! Dropping it, also in a panic, stops the process and removes every trace with `coracle reset`.
 
 pub mod docker;
+pub mod engine;
 pub mod http;
 pub mod measure;
 pub mod tables;
@@ -17,6 +18,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use engine::Site;
 
 /// How long anything that must happen may take on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,6 +56,7 @@ pub struct Cluster {
     pub address: SocketAddr,
     ranges: [String; 2],
     kubecfg: PathBuf,
+    site: Option<Site>,
 }
 
 impl Cluster {
@@ -81,14 +84,23 @@ impl Cluster {
             ranges: [format!("10.{}.0.0/16", 100 + slot % 50), format!("10.{}.0.0/16", 160 + slot % 50)],
             kubecfg,
             data,
+            site: None,
         })
+    }
+
+    /// A cluster on a test's own engine that was not started yet.
+    pub fn prepare_on(site: &Site) -> Result<Self> {
+        let mut cluster = Self::prepare()?;
+        cluster.site = Some(site.clone());
+        Ok(cluster)
     }
 
     /// Starts the process, without waiting.
     pub fn launch(&mut self) -> Result<()> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
-        let child = Command::new(coracle())
-            .args(["up", "--data-dir"])
+        let child = self
+            .engine_command("up")
+            .arg("--data-dir")
             .arg(self.data_dir())
             .args(["--listen", &self.address.to_string()])
             .args(["--service-cidr", &self.ranges[0], "--pod-cidr", &self.ranges[1]])
@@ -148,7 +160,11 @@ impl Cluster {
 
     /// The cluster's id: part of the name of everything it makes.
     pub fn id(&self) -> Result<String> {
-        let body = http::get(self.address, "/coracle/v1/cluster").context("the master does not tell its cluster")?;
+        const PATH: &str = "/coracle/v1/cluster";
+        let body = match &self.site {
+            Some(site) => site.get(&self.address.ip().to_string(), self.address.port(), PATH)?,
+            None => http::get(self.address, PATH).context("the master does not tell its cluster")?,
+        };
         let facts: serde_json::Value = serde_json::from_str(&body)?;
         facts["clusterID"].as_str().map(str::to_owned).context("the cluster has no id")
     }
@@ -187,7 +203,7 @@ impl Cluster {
     }
 
     fn output(&self, program: &Path, args: &[&str]) -> Result<Output> {
-        Command::new(program)
+        self.command(program)
             .args(args)
             .env("KUBERNETES_MASTER", self.url())
             .env("HOME", self.data.path())
@@ -208,6 +224,20 @@ impl Cluster {
         Ok(path.display().to_string())
     }
 
+    fn command(&self, program: &Path) -> Command {
+        self.site.as_ref().map_or_else(|| Command::new(program), |site| site.command(program))
+    }
+
+    /// A verb of `coracle` that uses the engine.
+    fn engine_command(&self, verb: &str) -> Command {
+        let mut command = self.command(&coracle());
+        command.arg(verb);
+        if let Some(site) = &self.site {
+            command.arg("--docker").arg(&site.socket);
+        }
+        command
+    }
+
     /// A file of the article.
     pub fn example(name: &str) -> String {
         root().join("examples").join(name).display().to_string()
@@ -218,7 +248,7 @@ impl Drop for Cluster {
     #[expect(clippy::print_stderr, reason = "a drop can't return an error, and the trace left behind must be seen")]
     fn drop(&mut self) {
         drop(self.interrupt());
-        let reset = Command::new(coracle()).args(["reset", "--yes", "--data-dir"]).arg(self.data_dir()).output();
+        let reset = self.engine_command("reset").args(["--yes", "--data-dir"]).arg(self.data_dir()).output();
         match reset {
             Ok(out) if out.status.success() => {}
             other => eprintln!("reset of {}: {other:?}\n{}", self.data_dir().display(), self.log()),
