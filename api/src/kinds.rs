@@ -67,6 +67,8 @@ pub struct Kind {
     pub stored: bool,
     /// Field selectors supported besides `metadata.name` and `metadata.namespace`.
     pub fields: &'static [&'static str],
+    /// The one of `fields` that many watches select by one value each: `spec.nodeName`.
+    pub watch_index: Option<&'static str>,
     /// JSON → typed, defaults not applied. `Err` names the field by its JSON path.
     pub decode: Decode,
 }
@@ -90,6 +92,7 @@ impl Kind {
             subresources: &[],
             stored: true,
             fields: &[],
+            watch_index: None,
             decode: decode::<T>,
         }
     }
@@ -186,6 +189,12 @@ pub trait TypedObject:
         None
     }
 
+    /// What the object has that no other object in the cluster may have at the same time, such as
+    /// an address: `portals/10.0.0.9`. Two segments, the first naming what is claimed.
+    fn claims(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Stored but not enforced fields that the user should hear about, one sentence each.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
@@ -224,6 +233,8 @@ pub trait Object: Any + Send + Sync + std::fmt::Debug {
     fn spec_changed(&self, old: &dyn Object) -> bool;
     /// See [`TypedObject::field`]; also answers `metadata.name` and `metadata.namespace`.
     fn field(&self, field: &str) -> Option<&str>;
+    /// See [`TypedObject::claims`].
+    fn claims(&self) -> Vec<String>;
     /// See [`TypedObject::warnings`].
     fn warnings(&self) -> Vec<String>;
 }
@@ -318,6 +329,9 @@ impl<T: TypedObject> Object for T {
             "metadata.namespace" => self.metadata().namespace.as_deref(),
             _ => TypedObject::field(self, field),
         }
+    }
+    fn claims(&self) -> Vec<String> {
+        TypedObject::claims(self)
     }
     fn warnings(&self) -> Vec<String> {
         TypedObject::warnings(self)

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Expect, Loaded, Outcome, Store, StoreError, Write};
+use crate::store::{Expect, Loaded, Outcome, Store, StoreError, Stored, Write};
 
 /// The key in the store. Two segments, so that it is no object's key.
 const KEY: &str = "coracle/cluster";
@@ -71,20 +71,33 @@ pub async fn establish(
     pods: Ranges,
     new_id: u32,
 ) -> Result<ClusterFacts, ClusterError> {
-    if let Some(item) = loaded.items.iter().find(|item| item.key == KEY) {
-        let facts: ClusterFacts =
-            serde_json::from_slice(&item.value).map_err(|e| ClusterError::Damaged(e.to_string()))?;
-        agrees("--service-cidr", services.wanted, facts.service_cidr)?;
-        agrees("--pod-cidr", pods.wanted, facts.pod_cidr)?;
-        return Ok(facts);
+    if let Some(item) = find(loaded) {
+        return parse(item, services, pods);
     }
     let facts = decide(services, pods, new_id)?;
     let value = serde_json::to_vec(&facts).map_err(|e| ClusterError::Damaged(e.to_string()))?;
-    let write = Write { key: KEY.into(), value: Some(Bytes::from(value)), expect: Expect::Absent };
-    match store.commit(vec![write]).await?[..] {
-        [Outcome::Committed(_)] => Ok(facts),
-        _ => Err(ClusterError::Damaged("another master decided at the same moment; start again".into())),
+    let write = Write::one(KEY, Some(Bytes::from(value)), Expect::Absent);
+    match store.commit(vec![write]).await.pop() {
+        Some(Outcome::Committed(_)) => Ok(facts),
+        Some(Outcome::Failed(error)) => Err(error.into()),
+        // Another master decided at the same moment.
+        _ => {
+            let (loaded, _) = store.load().await?;
+            let theirs = find(&loaded).ok_or_else(|| ClusterError::Damaged("it vanished while it was read".into()))?;
+            parse(theirs, services, pods)
+        }
     }
+}
+
+fn find(loaded: &Loaded) -> Option<&Stored> {
+    loaded.items.iter().find(|item| item.key == KEY)
+}
+
+fn parse(item: &Stored, services: Ranges, pods: Ranges) -> Result<ClusterFacts, ClusterError> {
+    let facts: ClusterFacts = serde_json::from_slice(&item.value).map_err(|e| ClusterError::Damaged(e.to_string()))?;
+    agrees("--service-cidr", services.wanted, facts.service_cidr)?;
+    agrees("--pod-cidr", pods.wanted, facts.pod_cidr)?;
+    Ok(facts)
 }
 
 fn agrees(flag: &'static str, wanted: Option<Ipv4Net>, stored: Ipv4Net) -> Result<(), ClusterError> {
@@ -125,7 +138,7 @@ mod tests {
         let services = range(None, "10.0.0.0/16");
         let first = establish(&store, &Loaded::default(), services, range(None, "10.244.0.0/16"), 0xabc).await.unwrap();
         assert_eq!(first.cluster_id, "00000abc");
-        let loaded = store.load().await.unwrap();
+        let (loaded, _updates) = store.load().await.unwrap();
         let again = establish(&store, &loaded, services, range(None, "10.99.0.0/16"), 7).await.unwrap();
         assert_eq!(again, first, "defaults do not move a cluster");
         let refused = establish(&store, &loaded, services, range(Some("10.99.0.0/16"), "10.1.0.0/16"), 7).await;

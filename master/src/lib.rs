@@ -4,6 +4,7 @@
 mod admission;
 pub mod cluster;
 mod controllers;
+pub mod coordination;
 mod deletion;
 mod events;
 pub mod liveness;

@@ -62,12 +62,12 @@ impl Master {
     /// Starts a master. When it returns the API answers.
     pub async fn start(config: MasterConfig) -> Result<Self, StartError> {
         let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&config.data_dir).await?);
-        let loaded = store.load().await?;
+        let (loaded, updates) = store.load().await?;
         let new_id = uuid::Uuid::new_v4().as_fields().0;
         let facts = cluster::establish(&*store, &loaded, config.services, config.pods, new_id).await?;
 
         let (writer, stop_writer) = (TaskTracker::new(), CancellationToken::new());
-        let registry = Registry::start(store, loaded, &writer, stop_writer.clone())?;
+        let registry = Registry::start(store, loaded, updates, &writer, stop_writer.clone())?;
         let failed = CancellationToken::new();
         tokio::spawn(watch_writer(writer.clone(), stop_writer.clone(), failed.clone()));
 

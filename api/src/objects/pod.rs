@@ -28,6 +28,7 @@ use crate::{
 pub static KIND: Kind = Kind {
     short_names: &["po"],
     subresources: &[Subresource::Status, Subresource::Binding, Subresource::Log, Subresource::Exec],
+    watch_index: Some("spec.nodeName"),
     fields: &[
         "spec.nodeName",
         "spec.restartPolicy",

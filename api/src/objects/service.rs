@@ -29,6 +29,11 @@ pub static KIND: Kind = Kind {
 /// The `clusterIP` of a service without a portal.
 pub const NO_PORTAL: &str = "None";
 
+/// What a service with this portal address claims.
+pub fn portal_claim(address: &impl std::fmt::Display) -> String {
+    format!("portals/{address}")
+}
+
 impl TypedObject for Service {
     fn row() -> &'static Kind {
         &KIND
@@ -72,6 +77,11 @@ impl TypedObject for Service {
     fn prepare_status_update(&mut self, old: &Self) {
         let status = self.status.take();
         *self = Self { status, ..old.clone() };
+    }
+
+    fn claims(&self) -> Vec<String> {
+        let portal = self.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()).unwrap_or_default();
+        if portal.is_empty() || portal == NO_PORTAL { Vec::new() } else { vec![portal_claim(&portal)] }
     }
 
     fn spec_changed(&self, old: &Self) -> bool {

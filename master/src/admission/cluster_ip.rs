@@ -1,71 +1,46 @@
 //! Portal addresses: each service that wants one gets its own out of the service range and keeps
 //! it for its life.
 //!
-//! What is taken is read off the registry's services, so nothing can leak; an address between its
-//! choice and the commit of its service is held in memory.
+//! What is taken is read off the registry's services, so nothing can leak. Two services that choose
+//! one address at the same moment, through this master or two, both claim it
+//! ([`coracle_api::TypedObject::claims`]): the store gives it to one, the other chooses again.
 
-use std::{
-    collections::HashSet,
-    net::Ipv4Addr,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::net::Ipv4Addr;
 
 use coracle_api::{
     ApiError, Kind, Object, TypedObject,
     core::{Service, ServiceSpec},
     error::{FieldErrors, Reason},
+    objects::service,
 };
 use ipnet::Ipv4Net;
 
-use super::{Hold, Hook};
+use super::Hook;
 use crate::registry::Registry;
 
 /// Random choices before the range is searched from its start.
 const RANDOM_TRIES: usize = 64;
 
-type Held = Arc<Mutex<HashSet<Ipv4Addr>>>;
-
 /// Gives out addresses.
 #[derive(Debug)]
 pub(super) struct Allocator {
     range: Ipv4Net,
-    held: Held,
-}
-
-/// An address that is promised to a service not yet stored.
-struct Reservation {
-    address: Ipv4Addr,
-    held: Held,
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.address);
-    }
 }
 
 impl Allocator {
     pub(super) fn new(range: Ipv4Net) -> Self {
-        Self { range, held: Held::default() }
+        Self { range }
     }
 
-    /// Reserves the wanted address, or any.
-    fn reserve(&self, registry: &Registry, wanted: Option<Ipv4Addr>) -> Result<Reservation, Refusal> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        // Read under the lock: whoever released a hold before has its service in the snapshot.
-        let services = registry.snapshot(Service::row());
-        let taken = |address: &Ipv4Addr| {
-            let text = address.to_string();
-            held.contains(address) || services.entries.values().any(|s| s.field("spec.clusterIP") == Some(&text))
-        };
-        let address = match wanted {
-            Some(address) if !is_usable(self.range, address) => return Err(Refusal::Outside),
-            Some(address) if taken(&address) => return Err(Refusal::Taken),
-            Some(address) => address,
-            None => choose(self.range, taken, || uuid::Uuid::new_v4().as_u128() as u32).ok_or(Refusal::Full)?,
-        };
-        held.insert(address);
-        Ok(Reservation { address, held: self.held.clone() })
+    /// The wanted address if it is free, or any that is.
+    fn find(&self, registry: &Registry, wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr, Refusal> {
+        let taken = |address: &Ipv4Addr| registry.is_claimed(&service::portal_claim(address));
+        match wanted {
+            Some(address) if !is_usable(self.range, address) => Err(Refusal::Outside),
+            Some(address) if taken(&address) => Err(Refusal::Taken),
+            Some(address) => Ok(address),
+            None => choose(self.range, taken, || uuid::Uuid::new_v4().as_u128() as u32).ok_or(Refusal::Full),
+        }
     }
 }
 
@@ -80,21 +55,16 @@ impl Hook for Allocator {
         kind == Service::row()
     }
 
-    fn admit(
-        &self,
-        registry: &Registry,
-        object: &mut dyn Object,
-        old: Option<&dyn Object>,
-    ) -> Result<Option<Hold>, ApiError> {
+    fn admit(&self, registry: &Registry, object: &mut dyn Object, old: Option<&dyn Object>) -> Result<(), ApiError> {
         let name = object.name().to_owned();
-        let Some(service) = object.downcast_mut::<Service>() else { return Ok(None) };
+        let Some(object) = object.downcast_mut::<Service>() else { return Ok(()) };
         let old = old.and_then(|o| o.downcast_ref::<Service>()).and_then(|s| s.spec.as_ref());
-        let spec = service.spec.get_or_insert_default();
+        let spec = object.spec.get_or_insert_default();
         let wanted = match need(spec, old) {
-            Need::Nothing => return Ok(None),
+            Need::Nothing => return Ok(()),
             Need::Keep(address) => {
                 set(spec, &address);
-                return Ok(None);
+                return Ok(());
             }
             Need::Any => None,
             Need::This(text) => match text.parse::<Ipv4Addr>() {
@@ -102,7 +72,7 @@ impl Hook for Allocator {
                 Err(_) => return Err(invalid(&name, &text, "not an IPv4 address, 'None' or empty")),
             },
         };
-        let reservation = self.reserve(registry, wanted).map_err(|refusal| {
+        let address = self.find(registry, wanted).map_err(|refusal| {
             let text = wanted.map(|a| a.to_string()).unwrap_or_default();
             match refusal {
                 Refusal::Outside => invalid(&name, &text, &format!("not in the service range {}", self.range)),
@@ -113,8 +83,8 @@ impl Hook for Allocator {
                 }
             }
         })?;
-        set(spec, &reservation.address.to_string());
-        Ok(Some(Box::new(reservation)))
+        set(spec, &address.to_string());
+        Ok(())
     }
 }
 
@@ -175,6 +145,8 @@ fn choose(range: Ipv4Net, taken: impl Fn(&Ipv4Addr) -> bool, mut random: impl Fn
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]

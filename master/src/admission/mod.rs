@@ -2,8 +2,8 @@
 //! give out, a pod to bind, an orderly end. One hook a file; the table here says which kind has
 //! which, so that the server names none.
 //!
-//! Hooks decide from a registry snapshot. What two concurrent writes could both decide is held by
-//! a [`Hold`] until the write is over.
+//! Hooks decide from a registry snapshot. What two concurrent writes could both take is claimed by
+//! the object ([`coracle_api::TypedObject::claims`]), and the store lets one of them have it.
 
 pub(crate) mod binding;
 mod cluster_ip;
@@ -11,19 +11,15 @@ pub(crate) mod dependents;
 mod namespace;
 mod removal;
 
-use std::any::Any;
+use std::sync::Arc;
 
-use coracle_api::{ApiError, Kind, Object};
+use coracle_api::{ApiError, Kind, Object, error::Reason};
 use ipnet::Ipv4Net;
 
-use crate::registry::Registry;
+use crate::registry::{Entry, Registry};
 
 pub(crate) use namespace::{ensure as ensure_namespace, is_closing as namespace_is_ending};
 pub(crate) use removal::{Propagation, Removal, Removed, remove};
-
-/// Something reserved for a write. Dropping it frees the reservation; by then the write is visible
-/// in the registry, or has failed.
-pub(crate) type Hold = Box<dyn Any + Send>;
 
 /// A rule for writes. `old` is `None` when the object is created. Runs after defaults and before
 /// validation, which then sees what is going to be stored.
@@ -32,12 +28,24 @@ trait Hook: std::fmt::Debug + Send + Sync {
     fn concerns(&self, kind: &Kind) -> bool;
 
     /// Completes or refuses the object.
-    fn admit(
-        &self,
-        registry: &Registry,
-        object: &mut dyn Object,
-        old: Option<&dyn Object>,
-    ) -> Result<Option<Hold>, ApiError>;
+    fn admit(&self, registry: &Registry, object: &mut dyn Object, old: Option<&dyn Object>) -> Result<(), ApiError>;
+}
+
+/// Attempts of a creation for which something is chosen that another one may take first.
+const CHOICES_MAX: usize = 8;
+
+/// Creates with a fresh choice as long as another object takes what was chosen.
+pub(crate) async fn retry_choices(
+    mut create: impl AsyncFnMut() -> Result<Arc<Entry>, ApiError>,
+) -> Result<Arc<Entry>, ApiError> {
+    let mut result = create().await;
+    for _ in 1..CHOICES_MAX {
+        match &result {
+            Err(error) if error.reason == Reason::Conflict => result = create().await,
+            _ => break,
+        }
+    }
+    result
 }
 
 /// The rules of one cluster.
@@ -64,11 +72,8 @@ impl Admission {
         registry: &Registry,
         object: &mut dyn Object,
         old: Option<&dyn Object>,
-    ) -> Result<Vec<Hold>, ApiError> {
-        let (kind, mut holds) = (object.kind(), Vec::new());
-        for hook in self.hooks.iter().filter(|hook| hook.concerns(kind)) {
-            holds.extend(hook.admit(registry, object, old)?);
-        }
-        Ok(holds)
+    ) -> Result<(), ApiError> {
+        let kind = object.kind();
+        self.hooks.iter().filter(|hook| hook.concerns(kind)).try_for_each(|hook| hook.admit(registry, object, old))
     }
 }

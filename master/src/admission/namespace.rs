@@ -3,7 +3,7 @@
 use coracle_api::{ApiError, Kind, Object, TypedObject, core::Namespace, error::Reason, meta::ObjectMeta};
 use jiff::Timestamp;
 
-use super::{Hold, Hook};
+use super::Hook;
 use crate::registry::{Entry, Registry};
 
 /// Creation needs a namespace.
@@ -15,14 +15,9 @@ impl Hook for MustExist {
         kind.namespaced
     }
 
-    fn admit(
-        &self,
-        registry: &Registry,
-        object: &mut dyn Object,
-        old: Option<&dyn Object>,
-    ) -> Result<Option<Hold>, ApiError> {
+    fn admit(&self, registry: &Registry, object: &mut dyn Object, old: Option<&dyn Object>) -> Result<(), ApiError> {
         if old.is_some() {
-            return Ok(None);
+            return Ok(());
         }
         let name = object.namespace();
         let entry = registry.get(Namespace::row(), "", name).ok_or_else(|| ApiError::not_found("namespaces", name))?;
@@ -34,7 +29,7 @@ impl Hook for MustExist {
             );
             return Err(ApiError::new(Reason::Forbidden, message).about(object.kind().error_name, object.name()));
         }
-        Ok(None)
+        Ok(())
     }
 }
 
@@ -47,19 +42,14 @@ impl Hook for Deletion {
         kind == Namespace::row()
     }
 
-    fn admit(
-        &self,
-        _registry: &Registry,
-        object: &mut dyn Object,
-        old: Option<&dyn Object>,
-    ) -> Result<Option<Hold>, ApiError> {
+    fn admit(&self, _registry: &Registry, object: &mut dyn Object, old: Option<&dyn Object>) -> Result<(), ApiError> {
         if old.is_none() {
             // The name is a label that selectors can use, as in current Kubernetes.
             let name = object.name().to_owned();
             let labels = object.meta_mut().labels.get_or_insert_default();
             labels.insert("kubernetes.io/metadata.name".into(), name);
         }
-        Ok(None)
+        Ok(())
     }
 }
 

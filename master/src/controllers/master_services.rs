@@ -11,7 +11,10 @@ use coracle_api::{
 };
 use jiff::Timestamp;
 
-use crate::{admission::Admission, registry::Registry};
+use crate::{
+    admission::{Admission, retry_choices},
+    registry::Registry,
+};
 
 /// Name and port; the selector matches no pod.
 const SERVICES: [(&str, i32); 2] = [("kubernetes", 443), ("kubernetes-ro", 80)];
@@ -22,13 +25,14 @@ pub(crate) async fn ensure(registry: &Registry, admission: &Admission, now: Time
         if registry.get(Service::row(), "default", name).is_some() {
             continue;
         }
-        let mut service: Box<dyn Object> = Box::new(service(name, port, uuid::Uuid::new_v4(), now));
-        service.set_defaults();
-        service.prepare_create();
-        let holds = admission.admit(registry, &mut *service, None)?;
-        let created = registry.create(service).await;
-        drop(holds);
-        match created {
+        let created = retry_choices(async || {
+            let mut service: Box<dyn Object> = Box::new(service(name, port, uuid::Uuid::new_v4(), now));
+            service.set_defaults();
+            service.prepare_create();
+            admission.admit(registry, &mut *service, None)?;
+            registry.create(service).await
+        });
+        match created.await {
             Err(error) if error.reason != Reason::AlreadyExists => return Err(error),
             _ => {}
         }

@@ -10,8 +10,8 @@ use super::*;
 use crate::{
     admission::{Propagation, Removal, Removed},
     liveness::Beat,
-    registry::{Expected, PodFacts},
-    store::MemoryStore,
+    registry::{Expected, LogLimits, PodFacts},
+    store::{MemoryStore, Store},
 };
 
 fn key(name: &str) -> Key {
@@ -326,12 +326,15 @@ async fn a_pod_that_is_taken_away_is_replaced_in_the_end() {
 #[tokio::test]
 async fn a_loop_that_fell_behind_is_told_to_start_anew() {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let registry = Registry::open(Arc::new(MemoryStore::default()), &tasks, stop.clone()).await.unwrap();
+    let store = Arc::new(MemoryStore::default());
+    let (loaded, updates) = store.load().await.unwrap();
+    let limits = LogLimits { events_max: 100, ..Default::default() };
+    let registry = Registry::start_with(store, loaded, updates, limits, &tasks, stop.clone()).unwrap();
     let mut nodes = std::pin::pin!(changes(registry.clone(), Node::row()));
     assert!(nodes.next().await.unwrap().anew);
     registry.create(Box::new(Node::default())).await.unwrap();
     assert_eq!(nodes.next().await.unwrap().items.len(), 1);
-    for i in 0..17_000 {
+    for i in 0..101 {
         let mut node = Node::default();
         node.metadata.generation = Some(i);
         registry.update(Box::new(node), Expected::Any).await.unwrap();

@@ -3,11 +3,15 @@
 
 use std::sync::Arc;
 
-use super::{Entries, EventType, PodFacts, stored_kinds};
-use crate::store::{Loaded, StoreError};
+use super::{EventType, PodFacts, stored_kinds};
+use crate::store::{StoreError, Stored};
 use bytes::{BufMut, Bytes, BytesMut};
 use compact_str::CompactString;
 use coracle_api::{Kind, Object, StringMap, TypedObject, kinds::decode_typed};
+use imbl::OrdMap;
+
+/// Objects by namespace and name. Copies are cheap and never change.
+pub type Entries = OrdMap<Key, Arc<Entry>>;
 
 /// Name of an object within its kind. Orders by namespace, then name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +38,13 @@ impl Key {
     pub(super) fn stored(&self, kind: &Kind) -> String {
         format!("{}/{}/{}", kind.plural, self.namespace, self.name)
     }
+
+    /// Reads [`Key::stored`] back: the kind's plural and the key. `None` for what is no object's.
+    pub(super) fn of_stored(text: &str) -> Option<(&str, Self)> {
+        let (plural, rest) = text.split_once('/')?;
+        let (namespace, name) = rest.split_once('/')?;
+        Some((plural, Self::new(namespace, name)))
+    }
 }
 
 /// An object that another one belongs to.
@@ -54,6 +65,8 @@ pub struct Facts {
     owners: Box<[Owner]>,
     /// Asked to go, and still there.
     ending: bool,
+    /// What no other object of the cluster may have meanwhile.
+    claims: Box<[CompactString]>,
     labels: Box<[(CompactString, CompactString)]>,
     /// In the order of the row's `fields`; missing ones are "".
     fields: Box<[CompactString]>,
@@ -62,6 +75,10 @@ pub struct Facts {
 }
 
 impl Facts {
+    pub(super) fn claims(&self) -> &[CompactString] {
+        &self.claims
+    }
+
     /// Reads the facts off an object.
     pub fn of(object: &dyn Object) -> Self {
         let meta = object.meta();
@@ -78,6 +95,7 @@ impl Facts {
                 })
                 .collect(),
             ending: meta.deletion_timestamp.is_some(),
+            claims: object.claims().into_iter().map(CompactString::from).collect(),
             labels: meta.labels.iter().flatten().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
             fields: object.kind().fields.iter().map(|field| object.field(field).unwrap_or_default().into()).collect(),
             pod: object.downcast_ref().map(|pod| Box::new(PodFacts::of(pod))),
@@ -157,6 +175,11 @@ impl Entry {
         self.facts.ending
     }
 
+    /// See [`coracle_api::TypedObject::claims`].
+    pub fn claims(&self) -> &[CompactString] {
+        &self.facts.claims
+    }
+
     /// What the control loops ask about a pod; `None` for other kinds.
     pub fn pod(&self) -> Option<&PodFacts> {
         self.facts.pod.as_deref()
@@ -223,20 +246,18 @@ fn splice_point(json: &[u8]) -> usize {
 }
 
 /// Sorts what the store holds onto shelves, one for each stored kind.
-pub(super) fn load(loaded: Loaded) -> Result<Vec<(&'static Kind, Entries)>, StoreError> {
+pub(super) fn load(items: Vec<Stored>) -> Result<Vec<(&'static Kind, Entries)>, StoreError> {
     let mut shelves: Vec<_> = stored_kinds().map(|kind| (kind, Entries::new())).collect();
-    for item in loaded.items {
-        let damaged =
-            |cause: String| StoreError::Damaged { path: "the data directory".into(), key: item.key.clone(), cause };
-        let mut parts = item.key.splitn(3, '/');
-        let (Some(plural), Some(namespace), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
-            continue;
-        };
+    for item in items {
+        let Some((plural, key)) = Key::of_stored(&item.key) else { continue };
         let Some((kind, entries)) = shelves.iter_mut().find(|(kind, _)| kind.plural == plural) else {
             continue;
         };
-        let object = (kind.decode)(&item.value).map_err(|e| damaged(e.to_string()))?;
-        let key = Key::new(namespace, name);
+        let object = (kind.decode)(&item.value).map_err(|e| StoreError::Damaged {
+            store: "of this master".into(),
+            place: item.key.clone(),
+            cause: e.to_string(),
+        })?;
         let entry = Entry::new(kind, key.clone(), item.version, &item.value, Facts::of(&*object), EventType::Added);
         entries.insert(key, Arc::new(entry));
     }

@@ -1,23 +1,43 @@
 //! The recent changes of one kind: a bounded ring with one writer and many cursors.
+//!
+//! Where the kind has an indexed field, each of its values has a [`Lane`]: the ring's events that
+//! concern the value, and a bell of its own. A watch of one value reads its lane, so that an event
+//! for one of thousands of minions costs the others nothing.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
-use tokio::time::Instant;
+use compact_str::CompactString;
+use tokio::{sync::watch as signal, time::Instant};
 
 use super::{Entry, EventType};
 
-/// Changes kept per kind.
-const EVENTS_MAX: usize = 16_384;
-/// JSON bytes kept alive by the ring per kind, beyond what the snapshot holds anyway.
-const BYTES_MAX: usize = 32 << 20;
-
-/// Changes kept per kind however old.
-const EVENTS_MIN: usize = 1024;
-/// Older changes go. Cursors are not that old, as bookmarks come every half minute. A burst of
-/// writes thus costs no memory once it is over.
-const AGE_MAX: Duration = Duration::from_secs(150);
 /// How often a ring that gets no changes is trimmed.
 pub(super) const TRIM_EVERY: Duration = Duration::from_secs(60);
+
+/// What a ring keeps.
+#[derive(Debug, Clone)]
+pub(crate) struct LogLimits {
+    /// Changes at most.
+    pub(crate) events_max: usize,
+    /// Changes however old.
+    pub(crate) events_min: usize,
+    /// JSON bytes kept alive by the ring, beyond what the snapshot holds anyway.
+    pub(crate) bytes_max: usize,
+    /// Older changes go. Cursors are not that old, as bookmarks come every half minute. A burst of
+    /// writes thus costs no memory once it is over.
+    pub(crate) age_max: Duration,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        // Ten seconds and more of the highest rate at which a master writes.
+        Self { events_max: 1 << 17, events_min: 1024, bytes_max: 160 << 20, age_max: Duration::from_secs(150) }
+    }
+}
 
 /// One change.
 #[derive(Debug, Clone)]
@@ -29,50 +49,166 @@ pub(super) struct Event {
     pub(super) before: Option<Arc<Entry>>,
 }
 
-/// The ring. Holds every change after `floor`.
+/// The part of a ring that concerns one value of the indexed field.
 #[derive(Debug)]
-pub(super) struct EventLog {
-    events: VecDeque<(Instant, Event)>,
-    bytes: usize,
+pub(super) struct Lane {
+    tail: RwLock<Tail>,
+    bell: signal::Sender<u64>,
+}
+
+/// Changes after `floor`, oldest first.
+#[derive(Debug)]
+struct Tail {
+    events: VecDeque<Arc<Event>>,
     floor: u64,
 }
 
-impl EventLog {
-    pub(super) fn starting_at(version: u64) -> Self {
-        Self { events: VecDeque::new(), bytes: 0, floor: version }
+impl Tail {
+    fn after(&self, version: u64) -> Option<impl Iterator<Item = &Arc<Event>>> {
+        if version < self.floor {
+            return None;
+        }
+        let start = self.events.partition_point(|e| e.entry.version <= version);
+        Some(self.events.range(start..))
+    }
+}
+
+impl Lane {
+    fn new(floor: u64) -> Self {
+        Self { tail: RwLock::new(Tail { events: VecDeque::new(), floor }), bell: signal::Sender::new(floor) }
     }
 
-    pub(super) fn push(&mut self, event: Event, now: Instant) {
-        self.bytes += event.entry.json.len();
-        self.events.push_back((now, event));
+    /// Rings for those who wait.
+    pub(super) fn wake(&self, version: u64) {
+        self.bell.send_replace(version);
+    }
+
+    pub(super) fn subscribe(&self) -> signal::Receiver<u64> {
+        self.bell.subscribe()
+    }
+
+    /// Calls `each` with the changes after `version` until it says stop. `None` when some are gone.
+    pub(super) fn read(&self, version: u64, each: impl FnMut(&Arc<Event>) -> bool) -> Option<()> {
+        let tail = self.tail.read().unwrap_or_else(PoisonError::into_inner);
+        tail.after(version)?.map(each).find(|go_on| !go_on);
+        Some(())
+    }
+}
+
+/// The ring. Holds every change after `floor`.
+#[derive(Debug)]
+pub(super) struct EventLog {
+    events: VecDeque<(Instant, Arc<Event>)>,
+    bytes: usize,
+    floor: u64,
+    limits: LogLimits,
+    index: Option<&'static str>,
+    lanes: HashMap<CompactString, Arc<Lane>, foldhash::fast::FixedState>,
+}
+
+impl EventLog {
+    /// An empty ring. `index` is the field whose values have lanes.
+    pub(super) fn new(version: u64, index: Option<&'static str>, limits: LogLimits) -> Self {
+        Self { events: VecDeque::new(), bytes: 0, floor: version, limits, index, lanes: HashMap::default() }
+    }
+
+    /// Takes changes in, and returns the lanes to wake, each once.
+    pub(super) fn push_all(&mut self, events: Vec<Arc<Event>>, now: Instant) -> BTreeMap<usize, Arc<Lane>> {
+        let mut touched = BTreeMap::new();
+        for event in events {
+            for value in self.values(&event) {
+                let floor = self.floor;
+                let lane = self.lanes.entry(value).or_insert_with(|| Arc::new(Lane::new(floor)));
+                lane.tail.write().unwrap_or_else(PoisonError::into_inner).events.push_back(event.clone());
+                touched.entry(Arc::as_ptr(lane).addr()).or_insert_with(|| lane.clone());
+            }
+            self.bytes += event.entry.json.len();
+            self.events.push_back((now, event));
+        }
         self.trim(now);
+        touched
+    }
+
+    /// The lanes that an event belongs to: of the value before and of the one after it.
+    fn values(&self, event: &Event) -> impl Iterator<Item = CompactString> + use<> {
+        let value = |entry: &Entry| Some(CompactString::from(entry.field(self.index?)?));
+        let now = value(&event.entry);
+        let before = event.before.as_deref().and_then(value).filter(|value| Some(value) != now.as_ref());
+        now.into_iter().chain(before)
     }
 
     /// Lets go of what is beyond the bounds.
     pub(super) fn trim(&mut self, now: Instant) {
         while self.is_over(now) {
-            if let Some((_, old)) = self.events.pop_front() {
-                self.bytes -= old.entry.json.len();
-                self.floor = old.entry.version;
+            let Some((_, old)) = self.events.pop_front() else { return };
+            self.bytes -= old.entry.json.len();
+            self.floor = old.entry.version;
+            for value in self.values(&old) {
+                let Some(lane) = self.lanes.get(&value) else { continue };
+                let mut tail = lane.tail.write().unwrap_or_else(PoisonError::into_inner);
+                tail.events.pop_front();
+                tail.floor = self.floor;
+                let idle = tail.events.is_empty();
+                drop(tail);
+                // Nobody watches it: the next watch starts a new one at the ring's floor.
+                if idle && Arc::strong_count(lane) == 1 {
+                    self.lanes.remove(&value);
+                }
             }
         }
     }
 
     fn is_over(&self, now: Instant) -> bool {
-        let count = self.events.len();
-        let is_old = |(at, _): &(Instant, Event)| now.saturating_duration_since(*at) > AGE_MAX;
-        count > EVENTS_MAX
-            || (self.bytes > BYTES_MAX && count > 1)
-            || (count > EVENTS_MIN && self.events.front().is_some_and(is_old))
+        let (count, limits) = (self.events.len(), &self.limits);
+        let is_old = |(at, _): &(Instant, Arc<Event>)| now.saturating_duration_since(*at) > limits.age_max;
+        count > limits.events_max
+            || (self.bytes > limits.bytes_max && count > 1)
+            || (count > limits.events_min && self.events.front().is_some_and(is_old))
     }
 
-    /// The changes after `version`, oldest first; `None` when some of them are gone.
-    pub(super) fn after(&self, version: u64) -> Option<impl Iterator<Item = &Event>> {
-        if version < self.floor {
+    /// Whether every change after `version` is here.
+    pub(super) fn reaches(&self, version: u64) -> bool {
+        version >= self.floor
+    }
+
+    /// Calls `each` with the changes after `version`, oldest first, until it says stop. `None` when
+    /// some of them are gone.
+    pub(super) fn read(&self, version: u64, each: impl FnMut(&Arc<Event>) -> bool) -> Option<()> {
+        if !self.reaches(version) {
             return None;
         }
         let start = self.events.partition_point(|(_, e)| e.entry.version <= version);
-        Some(self.events.range(start..).map(|(_, e)| e))
+        self.events.range(start..).map(|(_, e)| e).map(each).find(|go_on| !go_on);
+        Some(())
+    }
+
+    /// The lane of a value, for a watch.
+    pub(super) fn lane(&mut self, value: &str) -> Arc<Lane> {
+        let floor = self.floor;
+        // Lanes that were watched once and have no events any more go when others come.
+        if self.lanes.len() > 64 && self.lanes.len().is_power_of_two() {
+            self.lanes.retain(|_, lane| {
+                Arc::strong_count(lane) > 1
+                    || !lane.tail.read().unwrap_or_else(PoisonError::into_inner).events.is_empty()
+            });
+        }
+        self.lanes.entry(value.into()).or_insert_with(|| Arc::new(Lane::new(floor))).clone()
+    }
+
+    /// All lanes.
+    pub(super) fn lanes(&self) -> impl Iterator<Item = &Arc<Lane>> {
+        self.lanes.values()
+    }
+
+    /// Forgets everything: what happened up to `version` is not known.
+    pub(super) fn restart(&mut self, version: u64) {
+        self.events.clear();
+        (self.bytes, self.floor) = (0, version);
+        for lane in self.lanes.values() {
+            let mut tail = lane.tail.write().unwrap_or_else(PoisonError::into_inner);
+            tail.events.clear();
+            tail.floor = version;
+        }
     }
 }
 
@@ -83,20 +219,31 @@ mod tests {
     use super::*;
     use crate::registry::{Facts, Key};
 
+    fn count(log: &EventLog, version: u64) -> Option<usize> {
+        let mut count = 0;
+        log.read(version, |_| {
+            count += 1;
+            true
+        })?;
+        Some(count)
+    }
+
+    fn event(version: u64) -> Arc<Event> {
+        let object = Namespace::default();
+        let (kind, key) = (Namespace::row(), Key::of(&object));
+        let entry = Entry::new(kind, key, version, &object.to_json(), Facts::of(&object), EventType::Modified);
+        Arc::new(Event { event: EventType::Modified, entry: Arc::new(entry), before: None })
+    }
+
     #[test]
     fn old_changes_go_but_for_the_last_thousand_and_cursors_before_them_expire() {
-        let (mut log, start) = (EventLog::starting_at(0), Instant::now());
-        let object = Namespace::default();
-        for version in 1..=2000 {
-            let (kind, key) = (Namespace::row(), Key::of(&object));
-            let entry = Entry::new(kind, key, version, &object.to_json(), Facts::of(&object), EventType::Modified);
-            log.push(Event { event: EventType::Modified, entry: Arc::new(entry), before: None }, start);
-        }
-        let after = |log: &EventLog, version| log.after(version).map(Iterator::count);
-        log.trim(start + AGE_MAX);
-        assert_eq!(after(&log, 0), Some(2000));
-        log.trim(start + AGE_MAX + Duration::from_secs(1));
-        let floor = 2000 - EVENTS_MIN as u64;
-        assert_eq!((after(&log, floor), after(&log, floor - 1)), (Some(EVENTS_MIN), None));
+        let limits = LogLimits::default();
+        let (mut log, start) = (EventLog::new(0, None, limits.clone()), Instant::now());
+        log.push_all((1..=2000).map(event).collect(), start);
+        log.trim(start + limits.age_max);
+        assert_eq!(count(&log, 0), Some(2000));
+        log.trim(start + limits.age_max + Duration::from_secs(1));
+        let floor = 2000 - limits.events_min as u64;
+        assert_eq!((count(&log, floor), count(&log, floor - 1)), (Some(limits.events_min), None));
     }
 }

@@ -1,11 +1,13 @@
 //! The in-memory truth: every object, every change, one writer.
 //!
 //! Reads and watches are served from here and never touch the store. A write is checked against
-//! the truth, joins a group, becomes durable with the group in one commit, is applied, published
-//! to watches, and only then acknowledged. [`sequencer`] is the only task that changes anything.
+//! the truth, joins a group, becomes durable with the group in one commit, comes back as a change
+//! in the store's order, is applied, published to watches, and only then acknowledged. Changes that
+//! other masters made come the same way. [`sequencer`] is the only task that changes anything.
 //!
 //! Invariant: what a snapshot shows and what a watch delivered is durable; versions only rise.
 
+mod apply;
 mod entry;
 mod log;
 mod pod_facts;
@@ -16,30 +18,33 @@ mod watch;
 mod tests;
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
+use compact_str::CompactString;
 use coracle_api::{
     ApiError, Kind, Object, TypedObject,
     kinds::KINDS,
     selector::{FieldSelector, LabelSelector},
 };
-use imbl::OrdMap;
 use tokio::{
     sync::{mpsc, oneshot, watch as signal},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use entry::{Entry, Facts, Key, Owner};
+pub use entry::{Entries, Entry, Facts, Key, Owner};
 pub use pod_facts::{HostPort, PodFacts, PodPhase};
 pub use watch::{EventType, WatchItem, Watcher};
 
-use crate::store::{Expect, Loaded, Store, StoreError};
+use crate::store::{Expect, Fence, Health, Loaded, Op, Store, StoreError, Updates};
 use log::EventLog;
-use sequencer::WriteRequest;
+pub(crate) use log::LogLimits;
+use sequencer::{Answer, WriteRequest};
 
 /// Writes that wait to join a group.
 const WRITE_QUEUE: usize = 4096;
@@ -47,9 +52,8 @@ const WRITE_QUEUE: usize = 4096;
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Attempts of a read-modify-write under contention.
 const MODIFY_ATTEMPTS: usize = 32;
-
-/// Objects by namespace and name. Copies are cheap and never change.
-pub type Entries = OrdMap<Key, Arc<Entry>>;
+/// How long a write that met a newer state waits for this master to hear of it.
+const NEWS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// All objects of a kind at one moment. Cheap to take and to keep.
 #[derive(Debug, Clone, Default)]
@@ -124,43 +128,102 @@ struct Inner {
     applied: signal::Sender<u64>,
     writes: mpsc::Sender<WriteRequest>,
     stats: sequencer::Stats,
+    /// Held while a set of changes is published, and by those who want all kinds at one version.
+    cut: Mutex<()>,
+    /// What the present objects claim.
+    claims: Mutex<HashSet<CompactString>>,
+    health: signal::Receiver<Health>,
 }
 
 /// A handle on the registry. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Registry {
     inner: Arc<Inner>,
+    /// Goes with the writes of this handle.
+    fence: Option<Fence>,
 }
 
 impl Registry {
     /// Loads the store and starts the sequencer on `tasks`, until `stop`.
     pub async fn open(store: Arc<dyn Store>, tasks: &TaskTracker, stop: CancellationToken) -> Result<Self, StoreError> {
-        let loaded = store.load().await?;
-        Self::start(store, loaded, tasks, stop)
+        let (loaded, updates) = store.load().await?;
+        Self::start(store, loaded, updates, tasks, stop)
     }
 
     /// [`Registry::open`] for a caller that has loaded the store already.
     pub fn start(
         store: Arc<dyn Store>,
         loaded: Loaded,
+        updates: Updates,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Result<Self, StoreError> {
+        Self::start_with(store, loaded, updates, LogLimits::default(), tasks, stop)
+    }
+
+    /// [`Registry::start`] with other bounds of the history.
+    pub(crate) fn start_with(
+        store: Arc<dyn Store>,
+        loaded: Loaded,
+        updates: Updates,
+        limits: LogLimits,
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> Result<Self, StoreError> {
         let version = loaded.version;
-        let shelves = entry::load(loaded)?
+        let shelves = entry::load(loaded.items)?;
+        let claims = claims_of(&shelves);
+        let shelves = shelves
             .into_iter()
             .map(|(kind, entries)| Shelf {
                 kind,
                 snapshot: ArcSwap::from_pointee(Snapshot { version, entries }),
-                log: RwLock::new(EventLog::starting_at(version)),
+                log: RwLock::new(EventLog::new(version, kind.watch_index, limits.clone())),
                 published: signal::Sender::new(version),
             })
             .collect();
         let (writes, queue) = mpsc::channel(WRITE_QUEUE);
-        let inner = Inner { shelves, applied: signal::Sender::new(version), writes, stats: Default::default() };
-        let registry = Self { inner: Arc::new(inner) };
-        tasks.spawn(sequencer::run(registry.clone(), store, queue, stop));
+        let inner = Inner {
+            shelves,
+            applied: signal::Sender::new(version),
+            writes,
+            stats: Default::default(),
+            cut: Mutex::default(),
+            claims: Mutex::new(claims),
+            health: store.health(),
+        };
+        let registry = Self { inner: Arc::new(inner), fence: None };
+        tasks.spawn(sequencer::run(registry.clone(), store, queue, updates, stop));
         Ok(registry)
+    }
+
+    /// A handle whose writes happen only under this leadership.
+    pub fn fenced(&self, fence: Option<Fence>) -> Self {
+        Self { fence, ..self.clone() }
+    }
+
+    /// How the store is doing.
+    pub fn health(&self) -> signal::Receiver<Health> {
+        self.inner.health.clone()
+    }
+
+    /// All objects of all kinds at one version.
+    pub fn snapshot_all(&self) -> (u64, Vec<(&'static Kind, Entries)>) {
+        let _cut = self.inner.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        let shelves = self.inner.shelves.iter().map(|s| (s.kind, s.snapshot.load().entries.clone())).collect();
+        (self.version(), shelves)
+    }
+
+    /// Whether a present object claims this; see [`coracle_api::TypedObject::claims`].
+    pub fn is_claimed(&self, claim: &str) -> bool {
+        self.inner.claims.lock().unwrap_or_else(PoisonError::into_inner).contains(claim)
+    }
+
+    /// Waits until this master has heard of `version`, for `limit` at most. Returns whether it has.
+    pub async fn reached(&self, version: u64, limit: Duration) -> bool {
+        let mut applied = self.inner.applied.subscribe();
+        let heard = applied.wait_for(|at| *at >= version);
+        matches!(tokio::time::timeout(limit, heard).await, Ok(Ok(_)))
     }
 
     fn shelf(&self, kind: &Kind) -> &Shelf {
@@ -294,10 +357,14 @@ impl Registry {
     ) -> Result<Option<Arc<Entry>>, ApiError> {
         let content = object.map(|mut object| {
             object.meta_mut().resource_version = None;
-            (object.to_json(), Facts::of(&*object))
+            (Bytes::from(object.to_json()), Facts::of(&*object))
         });
+        let before = self.get(kind, &key.namespace, &key.name);
+        let had = before.as_ref().map_or(&[][..], |entry| entry.claims());
+        let wants = content.as_ref().map_or(&[][..], |(_, facts)| facts.claims());
+        let claims = claim_ops(kind, &key, had, wants);
         let (answer, answered) = oneshot::channel();
-        let request = WriteRequest { kind, key, content, expect, answer };
+        let request = WriteRequest { kind, key: key.clone(), content, expect, claims, fence: self.fence, answer };
         match self.inner.writes.send_timeout(request, QUEUE_TIMEOUT).await {
             Ok(()) => {}
             Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
@@ -305,8 +372,56 @@ impl Registry {
             }
             Err(mpsc::error::SendTimeoutError::Closed(_)) => return Err(stopping()),
         }
-        answered.await.map_err(|_| stopping())?
+        match answered.await.map_err(|_| stopping())? {
+            Answer::Done(entry) => Ok(Some(entry)),
+            Answer::Changed => {
+                self.await_news(kind, &key, expect).await;
+                Ok(None)
+            }
+            Answer::Claimed { claim } => {
+                let what = claim.rsplit('/').next().unwrap_or_default();
+                let why = format!("{what} was taken by another object at this moment; try again");
+                Err(ApiError::conflict(kind.error_name, &key.name, why))
+            }
+            Answer::Refused(error) => Err(error),
+        }
     }
+
+    /// Waits until what is known here contradicts `expect`, as what is stored does: another master
+    /// wrote it, and whoever tries again must see it.
+    async fn await_news(&self, kind: &Kind, key: &Key, expect: Expect) {
+        let stale = || match (expect, self.get(kind, &key.namespace, &key.name)) {
+            (Expect::Absent, None) => true,
+            (Expect::Version(v), Some(entry)) => entry.version == v,
+            _ => false,
+        };
+        let mut published = self.shelf(kind).published.subscribe();
+        let news = async { while stale() && published.changed().await.is_ok() {} };
+        // In vain when the store can't be reached: the caller's next attempt says so.
+        drop(tokio::time::timeout(NEWS_TIMEOUT, news).await);
+    }
+}
+
+fn claims_of(shelves: &[(&'static Kind, Entries)]) -> HashSet<CompactString> {
+    shelves.iter().flat_map(|(_, entries)| entries.values()).flat_map(|entry| entry.claims().iter().cloned()).collect()
+}
+
+/// Takes what the object newly has, gives back what it has no more. Giving back needs no condition:
+/// the object's own version says that it is the one who has it.
+fn claim_ops(kind: &Kind, key: &Key, had: &[CompactString], wants: &[CompactString]) -> Vec<Op> {
+    let name = |claim: &CompactString| format!("claims/{claim}");
+    let holder = Bytes::from(key.stored(kind));
+    let taken = wants.iter().filter(|claim| !had.contains(claim)).map(|claim| Op {
+        key: name(claim),
+        value: Some(holder.clone()),
+        expect: Expect::Absent,
+    });
+    let returned = had.iter().filter(|claim| !wants.contains(claim)).map(|c| Op {
+        key: name(c),
+        value: None,
+        expect: Expect::Any,
+    });
+    taken.chain(returned).collect()
 }
 
 fn changed(kind: &Kind, key: &Key, wanted: u64, found: u64) -> ApiError {

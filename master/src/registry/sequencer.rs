@@ -1,27 +1,30 @@
-//! The one writer: takes the waiting writes as a group, commits them together, applies and
-//! publishes them, and answers.
+//! The one writer: takes the waiting writes as a group, has the store commit them together, applies
+//! what the store then reports as changed, own changes and those of other masters alike, publishes
+//! it, and answers.
+//!
+//! One task, so that nothing else ever changes a snapshot or a ring. While the store makes a group
+//! durable, changes are applied and the next group gathers.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{
-        Arc, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use bytes::Bytes;
 use coracle_api::{ApiError, Kind};
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::Instant,
-};
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Entry, EventType, Facts, Key, Registry, Shelf,
-    log::{Event, TRIM_EVERY},
+    Entry, Facts, Key, Registry,
+    apply::{Applier, Change},
+    log::TRIM_EVERY,
 };
-use crate::store::{Expect, Outcome, Store, StoreError, Write};
+use crate::store::{Expect, Fence, Op, Outcome, Store, StoreError, Update, Updates, Write};
 
 /// Writes committed together at most.
 const GROUP_MAX: usize = 1024;
@@ -31,9 +34,28 @@ const GROUP_MAX: usize = 1024;
 pub(super) struct WriteRequest {
     pub(super) kind: &'static Kind,
     pub(super) key: Key,
-    pub(super) content: Option<(Vec<u8>, Facts)>,
+    pub(super) content: Option<(Bytes, Facts)>,
     pub(super) expect: Expect,
-    pub(super) answer: oneshot::Sender<Result<Option<Arc<Entry>>, ApiError>>,
+    /// Names that the object takes or gives back with this write.
+    pub(super) claims: Vec<Op>,
+    pub(super) fence: Option<Fence>,
+    pub(super) answer: oneshot::Sender<Answer>,
+}
+
+/// How a write ended.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// Durable, applied and published.
+    Done(Arc<Entry>),
+    /// Something else is stored than was expected.
+    Changed,
+    /// Another object has what this one claims.
+    Claimed {
+        /// The claim's key in the store.
+        claim: String,
+    },
+    /// For the caller.
+    Refused(ApiError),
 }
 
 /// What the sequencer did since the start.
@@ -45,157 +67,202 @@ pub struct Stats {
     pub writes: AtomicU64,
     /// Writes refused because the object had changed.
     pub conflicts: AtomicU64,
-    /// Commits that the store refused.
+    /// Writes that the store refused.
     pub failures: AtomicU64,
 }
+
+/// A write that the store was given and that is not answered yet.
+#[derive(Debug)]
+struct Pending {
+    /// What was written: a change that shows the same needs no decoding.
+    content: Option<(Bytes, Facts)>,
+    claims: Vec<String>,
+    answer: oneshot::Sender<Answer>,
+    /// The version that the store committed it at, once known.
+    committed: Option<u64>,
+    /// Changes of the key applied meanwhile: this write's, and those that other masters made
+    /// within the time of one commit.
+    applied: Vec<Arc<Entry>>,
+}
+
+impl Pending {
+    /// The result, once it is both durable and published.
+    fn result(&self) -> Option<Arc<Entry>> {
+        let version = self.committed?;
+        self.applied.iter().find(|entry| entry.version == version).cloned()
+    }
+}
+
+/// Writes that the store was given, by their key there.
+type Flight = HashMap<String, Pending>;
+/// The keys of a group in its order, and what became of it.
+type Commit = BoxFuture<'static, (Vec<String>, Vec<Outcome>)>;
 
 pub(super) async fn run(
     registry: Registry,
     store: Arc<dyn Store>,
     mut queue: mpsc::Receiver<WriteRequest>,
+    mut updates: Updates,
     stop: CancellationToken,
 ) {
-    let mut waiting = Vec::new();
+    let mut waiting: Vec<WriteRequest> = Vec::new();
+    let mut flight = Flight::new();
+    let mut commit: Option<Commit> = None;
     let mut trim = tokio::time::interval(TRIM_EVERY);
     trim.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        if waiting.is_empty() {
-            // Cancel-safe: recv_many takes nothing when it loses, a tick is none to miss.
-            let received = tokio::select! {
-                biased;
-                n = queue.recv_many(&mut waiting, GROUP_MAX) => n,
-                () = stop.cancelled() => 0,
-                now = trim.tick() => {
-                    registry.inner.shelves.iter().for_each(|shelf| shelf.trim(now));
-                    continue;
-                }
-            };
-            if received == 0 {
-                return;
-            }
-        } else if waiting.len() < GROUP_MAX {
-            while waiting.len() < GROUP_MAX
-                && let Ok(request) = queue.try_recv()
-            {
-                waiting.push(request);
-            }
+        if commit.is_none() {
+            commit = launch(&store, &mut waiting, &mut flight);
         }
-        let (group, rest) = split_group(std::mem::take(&mut waiting));
-        waiting = rest;
-        commit(&registry, &*store, group).await;
+        let idle = flight.is_empty() && waiting.is_empty();
+        let room = GROUP_MAX.saturating_sub(waiting.len());
+        // Cancel-safe: a commit is polled on, `recv` and `recv_many` take nothing when they lose, a
+        // tick is none to miss.
+        tokio::select! {
+            biased;
+            (keys, outcomes) = landed(&mut commit) => {
+                commit = None;
+                settle(&registry, &mut flight, keys, outcomes);
+            }
+            update = updates.recv() => match update {
+                Some(update) => absorb(&registry, &mut flight, update),
+                None => return tracing::error!("the store ended"),
+            },
+            _ = queue.recv_many(&mut waiting, room), if room > 0 => {}
+            () = stop.cancelled(), if idle => return,
+            now = trim.tick() => registry.inner.shelves.iter().for_each(|shelf| shelf.trim(now)),
+        }
     }
 }
 
-/// A group names a key once; a second write to it waits for the next, where it finds the outcome
-/// of the first. Order per key is kept.
-fn split_group(waiting: Vec<WriteRequest>) -> (Vec<WriteRequest>, Vec<WriteRequest>) {
-    let mut keys = HashSet::new();
-    waiting.into_iter().partition(|request| keys.insert((request.kind.plural, request.key.clone())))
+async fn landed(commit: &mut Option<Commit>) -> (Vec<String>, Vec<Outcome>) {
+    match commit {
+        Some(commit) => commit.await,
+        None => std::future::pending().await,
+    }
 }
 
-async fn commit(registry: &Registry, store: &dyn Store, mut group: Vec<WriteRequest>) {
+/// Gives the store the waiting writes, but for those whose key is in flight already: they find the
+/// outcome of the write before them. Order per key is kept.
+fn launch(store: &Arc<dyn Store>, waiting: &mut Vec<WriteRequest>, flight: &mut Flight) -> Option<Commit> {
+    let mut later = Vec::new();
+    let mut behind: HashSet<String> = HashSet::new();
+    let (mut keys, mut batch) = (Vec::new(), Vec::new());
+    for request in waiting.drain(..) {
+        let key = request.key.stored(request.kind);
+        let names = || std::iter::once(&key).chain(request.claims.iter().map(|op| &op.key));
+        if flight.contains_key(&key) || names().any(|name| behind.contains(name)) {
+            behind.extend(names().cloned());
+            later.push(request);
+            continue;
+        }
+        // Two that want one claim go one after the other: a batch names a key once.
+        behind.extend(request.claims.iter().map(|op| op.key.clone()));
+        let WriteRequest { content, expect, claims, fence, answer, .. } = request;
+        let value = content.as_ref().map(|(json, _)| json.clone());
+        let claimed = claims.iter().map(|op| op.key.clone()).collect();
+        let mut ops = vec![Op { key: key.clone(), value, expect }];
+        ops.extend(claims);
+        batch.push(Write { ops, fence });
+        keys.push(key.clone());
+        flight.insert(key, Pending { content, claims: claimed, answer, committed: None, applied: Vec::new() });
+    }
+    *waiting = later;
+    if batch.is_empty() {
+        return None;
+    }
+    let store = store.clone();
+    Some(async move { (keys, store.commit(batch).await) }.boxed())
+}
+
+/// Takes note of what became of a group, and answers those about whom there is nothing to wait for.
+fn settle(registry: &Registry, flight: &mut Flight, keys: Vec<String>, outcomes: Vec<Outcome>) {
     let stats = registry.stats();
-    let batch = group.iter_mut().map(to_write).collect::<Vec<_>>();
-    let values: Vec<_> = batch.iter().map(|write| write.value.clone()).collect();
-    let outcomes = match store.commit(batch).await {
-        Ok(outcomes) => outcomes,
-        Err(e) => {
-            stats.failures.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(error = %e, writes = group.len(), "the store refused a commit");
-            for request in group {
-                drop(request.answer.send(Err(refused(&e))));
-            }
-            return;
-        }
-    };
     stats.commits.fetch_add(1, Ordering::Relaxed);
-    stats.writes.fetch_add(group.len() as u64, Ordering::Relaxed);
-    let mut answers = Vec::with_capacity(group.len());
-    let mut applied = Applied::default();
-    for ((request, value), outcome) in group.into_iter().zip(values).zip(outcomes) {
-        let WriteRequest { kind, key, content, answer, .. } = request;
-        let entry = match outcome {
-            Outcome::Conflict => {
+    let mut failed = None;
+    for (key, outcome) in keys.into_iter().zip(outcomes) {
+        if let Outcome::Committed(version) = outcome {
+            stats.writes.fetch_add(1, Ordering::Relaxed);
+            if let Some(pending) = flight.get_mut(&key) {
+                pending.committed = Some(version);
+            }
+            answer_done(flight, &key);
+            continue;
+        }
+        let Some(mut pending) = flight.remove(&key) else { continue };
+        let answer = match outcome {
+            Outcome::Conflict { op } => {
                 stats.conflicts.fetch_add(1, Ordering::Relaxed);
-                None
+                match op.checked_sub(1).filter(|i| *i < pending.claims.len()) {
+                    Some(i) => Answer::Claimed { claim: pending.claims.swap_remove(i) },
+                    None => Answer::Changed,
+                }
             }
-            Outcome::Committed(version) => {
-                let change = value.zip(content).map(|(json, (_, facts))| (json, facts));
-                applied.apply(registry.shelf(kind), key, version, change)
+            Outcome::Fenced => Answer::Refused(deposed()),
+            Outcome::Failed(error) => {
+                stats.failures.fetch_add(1, Ordering::Relaxed);
+                let refusal = refused(&error);
+                failed = Some(error);
+                Answer::Refused(refusal)
             }
+            Outcome::Committed(_) => continue,
         };
-        answers.push((answer, entry));
+        // Whoever asked may have gone.
+        drop(pending.answer.send(answer));
     }
-    applied.publish(registry);
-    for (answer, entry) in answers {
-        drop(answer.send(Ok(entry)));
+    if let Some(error) = failed {
+        tracing::error!(%error, "the store refused writes");
     }
 }
 
-fn to_write(request: &mut WriteRequest) -> Write {
-    let value = request.content.as_mut().map(|(json, _)| Bytes::from(std::mem::take(json)));
-    Write { key: request.key.stored(request.kind), value, expect: request.expect }
+/// Applies and publishes what changed, then answers the writes that it shows.
+fn absorb(registry: &Registry, flight: &mut Flight, update: Update) {
+    let mut touched = Vec::new();
+    match update {
+        Update::Reset(loaded) => match super::entry::load(loaded.items) {
+            Ok(shelves) => registry.replace_all(shelves, loaded.version),
+            Err(error) => tracing::error!(%error, "what the store holds can't be read; what is known stays"),
+        },
+        Update::Changes(changes) => {
+            let mut applier = Applier::new(registry);
+            for change in changes {
+                let pending = flight.get_mut(&change.key);
+                let own = pending
+                    .as_ref()
+                    .and_then(|p| p.content.as_ref())
+                    .filter(|(json, _)| change.value.as_ref().is_some_and(|value| value == json));
+                let facts = own.map(|(_, facts)| facts.clone());
+                let change = Change { facts, ..change.into() };
+                let key = pending.is_some().then(|| change.key.clone());
+                if let (Some(entry), Some(pending)) = (applier.apply(change), pending) {
+                    pending.applied.push(entry);
+                    touched.extend(key);
+                }
+            }
+            applier.publish();
+        }
+    }
+    touched.iter().for_each(|key| answer_done(flight, key));
+}
+
+fn answer_done(flight: &mut Flight, key: &str) {
+    if let Some(entry) = flight.get(key).and_then(Pending::result)
+        && let Some(pending) = flight.remove(key)
+    {
+        drop(pending.answer.send(Answer::Done(entry)));
+    }
+}
+
+fn deposed() -> ApiError {
+    ApiError::unavailable("this master does not lead any more; its control loops leave the write to the new leader")
 }
 
 fn refused(error: &StoreError) -> ApiError {
-    ApiError::unavailable(format!("the write was not stored: {error}"))
-}
-
-/// The changes of one group, applied to copies and published together.
-#[derive(Default)]
-struct Applied<'a> {
-    shelves: Vec<(&'a Shelf, super::Snapshot, Vec<Event>)>,
-    version: u64,
-}
-
-impl<'a> Applied<'a> {
-    fn apply(
-        &mut self,
-        shelf: &'a Shelf,
-        key: Key,
-        version: u64,
-        change: Option<(Bytes, Facts)>,
-    ) -> Option<Arc<Entry>> {
-        self.version = version;
-        let at = self.shelves.iter().position(|(s, ..)| std::ptr::eq(*s, shelf)).unwrap_or_else(|| {
-            self.shelves.push((shelf, super::Snapshot::clone(&shelf.snapshot.load()), Vec::new()));
-            self.shelves.len() - 1
-        });
-        let (_, snapshot, events) = &mut self.shelves[at];
-        snapshot.version = version;
-        let before = snapshot.entries.get(&key).cloned();
-        let (event, entry) = match change {
-            Some((json, facts)) => {
-                let event = if before.is_some() { EventType::Modified } else { EventType::Added };
-                let entry = Arc::new(Entry::new(shelf.kind, key.clone(), version, &json, facts, event));
-                snapshot.entries.insert(key, entry.clone());
-                (event, entry)
-            }
-            None => {
-                snapshot.entries.remove(&key);
-                (EventType::Deleted, Arc::new(before.as_ref()?.deleted(version)))
-            }
-        };
-        events.push(Event { event, entry: entry.clone(), before });
-        Some(entry)
-    }
-
-    /// Log first, then snapshot, then the version: a reader of the snapshot finds its watch start
-    /// in the log, and nobody sees a version whose changes are not there.
-    fn publish(self, registry: &Registry) {
-        if self.version == 0 {
-            return;
+    match error {
+        StoreError::TooLarge { .. } => {
+            ApiError::new(coracle_api::error::Reason::RequestEntityTooLarge, error.to_string())
         }
-        let now = Instant::now();
-        for (shelf, snapshot, events) in self.shelves {
-            let version = snapshot.version;
-            {
-                let mut log = shelf.log.write().unwrap_or_else(PoisonError::into_inner);
-                events.into_iter().for_each(|event| log.push(event, now));
-            }
-            shelf.snapshot.store(Arc::new(snapshot));
-            shelf.published.send_replace(version);
-        }
-        registry.inner.applied.send_replace(self.version);
+        StoreError::Unavailable { .. } => ApiError::unavailable(format!("{error}; read it back, or try again")),
+        _ => ApiError::unavailable(format!("the write was not stored: {error}")),
     }
 }

@@ -106,10 +106,13 @@ async fn a_selective_watch_sees_objects_enter_and_leave() {
 
 #[tokio::test]
 async fn a_cursor_that_falls_off_the_ring_is_told_to_list_again() {
-    let (registry, _stop) = registry().await;
+    let (store, stop) = (Arc::new(MemoryStore::default()), CancellationToken::new());
+    let (loaded, updates) = store.load().await.unwrap();
+    let limits = LogLimits { events_max: 100, ..Default::default() };
+    let registry = Registry::start_with(store, loaded, updates, limits, &TaskTracker::new(), stop).unwrap();
     registry.create(namespace("a", 0)).await.unwrap();
     let mut slow = registry.watch(kind(), Selection::default(), Some(1)).unwrap();
-    for i in 0..17_000u32 {
+    for i in 0..101u32 {
         registry.update(namespace("a", (i % 7) as u8), Expected::Any).await.unwrap();
     }
     assert_eq!(slow.next().await.unwrap_err().code(), 410);

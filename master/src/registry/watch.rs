@@ -7,7 +7,10 @@ use bytes::Bytes;
 use coracle_api::{ApiError, Kind, error::Reason};
 use tokio::sync::watch as signal;
 
-use super::{Entry, Registry, Selection, log::Event};
+use super::{
+    Entry, Registry, Selection,
+    log::{Event, Lane},
+};
 
 /// Items delivered in one call at most: bounds the time the ring is locked.
 const BATCH_MAX: usize = 256;
@@ -64,11 +67,13 @@ pub struct Watcher {
     registry: Registry,
     kind: &'static Kind,
     selection: Selection,
+    /// Where the changes come from when the selection names one value of the indexed field.
+    lane: Option<Arc<Lane>>,
     /// Everything up to here was delivered or did not concern this watcher.
     version: u64,
     /// Present objects not yet delivered, last first.
     initial: Vec<Arc<Entry>>,
-    published: signal::Receiver<u64>,
+    bell: signal::Receiver<u64>,
 }
 
 impl Watcher {
@@ -79,7 +84,9 @@ impl Watcher {
         from: Option<u64>,
     ) -> Result<Self, ApiError> {
         let shelf = registry.shelf(kind);
-        let published = shelf.published.subscribe();
+        let value = kind.watch_index.and_then(|index| selection.fields.exact(index));
+        let lane = value.map(|value| shelf.log.write().unwrap_or_else(PoisonError::into_inner).lane(value));
+        let bell = lane.as_ref().map_or_else(|| shelf.published.subscribe(), |lane| lane.subscribe());
         let latest = registry.version().max(shelf.snapshot.load().version);
         let (version, initial) = match from {
             Some(version) if version > latest => {
@@ -95,14 +102,11 @@ impl Watcher {
                 (snapshot.version, initial)
             }
         };
-        let watcher = Self { registry, kind, selection, version, initial, published };
-        watcher.check()?;
-        Ok(watcher)
-    }
-
-    fn check(&self) -> Result<(), ApiError> {
-        let log = self.registry.shelf(self.kind).log.read().unwrap_or_else(PoisonError::into_inner);
-        log.after(self.version).map(drop).ok_or_else(|| expired(self.kind, self.version))
+        let reaches = shelf.log.read().unwrap_or_else(PoisonError::into_inner).reaches(version);
+        if !reaches {
+            return Err(expired(kind, version));
+        }
+        Ok(Self { registry, kind, selection, lane, version, initial, bell })
     }
 
     /// The version up to which the watcher is complete; what a bookmark says.
@@ -119,33 +123,43 @@ impl Watcher {
             return Ok(batch.map(|entry| WatchItem { event: EventType::Added, entry }).collect());
         }
         loop {
-            self.published.borrow_and_update();
+            self.bell.borrow_and_update();
             let items = self.poll()?;
             if !items.is_empty() {
                 return Ok(items);
             }
-            if self.published.changed().await.is_err() {
+            if self.bell.changed().await.is_err() {
                 return Err(ApiError::unavailable("the master is shutting down; watch again"));
             }
         }
     }
 
-    /// What the ring has for this watcher now. Moves the cursor past it.
+    /// What has changed for this watcher until now. Moves the cursor past it.
     fn poll(&mut self) -> Result<Vec<WatchItem>, ApiError> {
-        let shelf = self.registry.shelf(self.kind);
-        let published = *shelf.published.borrow();
-        let log = shelf.log.read().unwrap_or_else(PoisonError::into_inner);
-        let events = log.after(self.version).ok_or_else(|| expired(self.kind, self.version))?;
-        let mut items = Vec::new();
-        let mut reached = self.version.max(published);
-        for event in events {
+        // Read first: everything up to it is in the rings by now.
+        let applied = self.registry.version();
+        let (mut items, mut reached) = (Vec::new(), self.version.max(applied));
+        let selection = &self.selection;
+        let each = |event: &Arc<Event>| {
             if items.len() == BATCH_MAX {
-                break;
+                return false;
             }
-            reached = event.entry.version;
-            items.extend(seen_by(&self.selection, event));
-        }
-        self.version = if items.len() == BATCH_MAX { reached } else { reached.max(published) };
+            items.extend(seen_by(selection, event));
+            reached = reached.max(event.entry.version);
+            if items.len() == BATCH_MAX {
+                reached = event.entry.version;
+            }
+            true
+        };
+        let read = match &self.lane {
+            Some(lane) => lane.read(self.version, each),
+            None => {
+                let log = self.registry.shelf(self.kind).log.read().unwrap_or_else(PoisonError::into_inner);
+                log.read(self.version, each)
+            }
+        };
+        read.ok_or_else(|| expired(self.kind, self.version))?;
+        self.version = reached;
         Ok(items)
     }
 
@@ -153,10 +167,19 @@ impl Watcher {
     /// caller holds the watcher, so nothing can come between.
     pub fn advance(&mut self) -> u64 {
         let applied = self.registry.version();
-        let shelf = self.registry.shelf(self.kind);
-        let log = shelf.log.read().unwrap_or_else(PoisonError::into_inner);
-        let idle = log.after(self.version).is_some_and(|mut events| events.next().is_none());
-        if idle && self.initial.is_empty() {
+        let mut idle = self.initial.is_empty();
+        let each = |_: &Arc<Event>| {
+            idle = false;
+            false
+        };
+        let read = match &self.lane {
+            Some(lane) => lane.read(self.version, each),
+            None => {
+                let log = self.registry.shelf(self.kind).log.read().unwrap_or_else(PoisonError::into_inner);
+                log.read(self.version, each)
+            }
+        };
+        if idle && read.is_some() {
             self.version = self.version.max(applied);
         }
         self.version

@@ -12,15 +12,12 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{Shared, decode, decode::Strictness, patch::Patch, query::Query, router::Target};
-use crate::{
-    admission::Hold,
-    registry::{Entry, Expected},
-};
+use crate::registry::{Entry, Expected};
 
 /// Attempts of a write that may be repeated when the object changes meanwhile.
 const ATTEMPTS: usize = 16;
-/// Attempts to find a free generated name.
-const NAME_ATTEMPTS: usize = 8;
+/// Attempts to create under a generated name, or with something chosen, that is free.
+const CREATE_ATTEMPTS: usize = 8;
 /// What generated names end in: no vowels, so no words; no digits that look like letters.
 const NAME_ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 const NAME_SUFFIX: usize = 5;
@@ -98,14 +95,15 @@ pub(crate) async fn create(
     }
     object.prepare_create();
     object.set_defaults();
-    for _ in 0..NAME_ATTEMPTS {
+    let mut last = None;
+    for _ in 0..CREATE_ATTEMPTS {
         let mut object = object.clone_box();
         let uid = uuid::Uuid::new_v4();
         object.meta_mut().uid = Some(uid.to_string());
         if let Some(base) = &base {
             object.meta_mut().name = Some(generated_name(base, uuid::Uuid::new_v4().as_u128()));
         }
-        let holds = shared.admission.admit(&shared.registry, &mut *object, None)?;
+        shared.admission.admit(&shared.registry, &mut *object, None)?;
         object.validate()?;
         let warnings = object.warnings();
         if dry_run {
@@ -114,32 +112,17 @@ pub(crate) async fn create(
             }
             return Ok(Written { json: object.to_json().into(), warnings });
         }
-        match create_holding(shared, object, holds).await {
+        match shared.registry.create(object).await {
             Ok(entry) => return Ok(Written { json: entry.json.clone(), warnings }),
-            Err(e) if base.is_some() && e.reason == Reason::AlreadyExists => {}
+            Err(e) if base.is_some() && e.reason == Reason::AlreadyExists => {
+                last = Some(ApiError::already_exists(kind.error_name, base.as_deref().unwrap_or_default()));
+            }
+            // Another object took what was chosen for this one; the next choice knows of it.
+            Err(e) if e.reason == Reason::Conflict => last = Some(e),
             Err(e) => return Err(e),
         }
     }
-    Err(ApiError::already_exists(kind.error_name, base.as_deref().unwrap_or_default()))
-}
-
-/// Creates, and keeps what is reserved until that is decided: also when the client goes away, which
-/// drops its request but not a write that is on its way.
-async fn create_holding(
-    shared: &Shared,
-    object: Box<dyn Object>,
-    holds: Vec<Hold>,
-) -> Result<std::sync::Arc<Entry>, ApiError> {
-    if holds.is_empty() {
-        return shared.registry.create(object).await;
-    }
-    let registry = shared.registry.clone();
-    let writing = tokio::spawn(async move {
-        let created = registry.create(object).await;
-        drop(holds);
-        created
-    });
-    writing.await.map_err(ApiError::internal)?
+    Err(last.unwrap_or_else(|| ApiError::already_exists(kind.error_name, "")))
 }
 
 /// Replaces an object or its status: compare-and-set when the body has a resourceVersion, else
@@ -218,24 +201,20 @@ async fn replace_once(
     same_object(&*object, current)?;
     keep_metadata(&mut *object, &*old);
     let mut warnings = Vec::new();
-    let _holds = match part {
-        Part::Status => {
-            object.prepare_status_update(&*old);
-            Vec::new()
-        }
+    match part {
+        Part::Status => object.prepare_status_update(&*old),
         Part::Main => {
             object.prepare_update(&*old);
             object.set_defaults();
-            let holds = shared.admission.admit(&shared.registry, &mut *object, Some(&*old))?;
+            shared.admission.admit(&shared.registry, &mut *object, Some(&*old))?;
             object.validate_update(&*old)?;
             if object.spec_changed(&*old) {
                 let generation = old.meta().generation.unwrap_or(1) + 1;
                 object.meta_mut().generation = Some(generation);
             }
             warnings = object.warnings();
-            holds
         }
-    };
+    }
     object.meta_mut().resource_version = old.meta().resource_version.clone();
     let expected = Expected::Version(version.unwrap_or(current.version));
     if expected == Expected::Version(current.version) {

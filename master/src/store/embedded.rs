@@ -14,9 +14,11 @@ use std::{
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{BoxFuture, Expect, Loaded, Outcome, Store, StoreError, Stored, Write};
+use super::{
+    BoxFuture, CHANGES_MAX, Change, Expect, Health, Loaded, Outcome, Store, StoreError, Stored, Update, Updates, Write,
+};
 
 /// The key of the last version, in its own keyspace.
 const VERSION_KEY: &str = "version";
@@ -30,12 +32,13 @@ const QUEUE: usize = 4;
 #[derive(Debug)]
 pub struct EmbeddedStore {
     calls: mpsc::Sender<Call>,
+    health: watch::Sender<Health>,
     path: String,
 }
 
 enum Call {
-    Load(oneshot::Sender<Result<Loaded, StoreError>>),
-    Commit(Vec<Write>, oneshot::Sender<Result<Vec<Outcome>, StoreError>>),
+    Load(oneshot::Sender<Result<(Loaded, Updates), StoreError>>),
+    Commit(Vec<Write>, oneshot::Sender<Vec<Outcome>>),
 }
 
 impl EmbeddedStore {
@@ -46,7 +49,7 @@ impl EmbeddedStore {
         let path = directory.display().to_string();
         let (calls, queue) = mpsc::channel(QUEUE);
         let (opened, result) = oneshot::channel();
-        let unopenable = |cause: String| StoreError::Unopenable { path: path.clone(), cause };
+        let unopenable = |cause: String| StoreError::Unopenable { store: path.clone(), cause };
         thread::Builder::new()
             .name("store".into())
             .spawn(move || match Disk::open(&directory) {
@@ -59,25 +62,34 @@ impl EmbeddedStore {
             })
             .map_err(|e| unopenable(e.to_string()))?;
         result.await.map_err(|_| unopenable("the store thread ended".into()))??;
-        Ok(Self { calls, path })
+        Ok(Self { calls, path, health: watch::Sender::default() })
     }
 
-    async fn call<T>(&self, call: Call, answer: oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
-        let gone = || StoreError::Unwritable { path: self.path.clone(), cause: "the store thread ended".into() };
-        self.calls.send(call).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+    fn gone(&self) -> StoreError {
+        StoreError::Unwritable { store: self.path.clone(), cause: "the store thread ended".into() }
     }
 }
 
 impl Store for EmbeddedStore {
-    fn load(&self) -> BoxFuture<'_, Result<Loaded, StoreError>> {
-        let (send, answer) = oneshot::channel();
-        Box::pin(self.call(Call::Load(send), answer))
+    fn load(&self) -> BoxFuture<'_, Result<(Loaded, Updates), StoreError>> {
+        Box::pin(async {
+            let (send, answer) = oneshot::channel();
+            self.calls.send(Call::Load(send)).await.map_err(|_| self.gone())?;
+            answer.await.map_err(|_| self.gone())?
+        })
     }
 
-    fn commit(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {
-        let (send, answer) = oneshot::channel();
-        Box::pin(self.call(Call::Commit(batch, send), answer))
+    fn commit(&self, batch: Vec<Write>) -> BoxFuture<'_, Vec<Outcome>> {
+        Box::pin(async {
+            let (count, (send, answer)) = (batch.len(), oneshot::channel());
+            let sent = self.calls.send(Call::Commit(batch, send)).await.is_ok();
+            let outcomes = if sent { answer.await.ok() } else { None };
+            outcomes.unwrap_or_else(|| vec![Outcome::Failed(self.gone()); count])
+        })
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
     }
 }
 
@@ -91,16 +103,17 @@ struct Disk {
     /// Set by the first failed write: what is on disk beyond `version` is then unknown, and
     /// nothing may be acknowledged on top of it.
     failed: Option<String>,
+    readers: Vec<mpsc::Sender<Update>>,
     _lock: File,
 }
 
 impl Disk {
     fn open(path: &Path) -> Result<Self, StoreError> {
-        let unopenable = |cause: String| StoreError::Unopenable { path: path.display().to_string(), cause };
+        let unopenable = |cause: String| StoreError::Unopenable { store: path.display().to_string(), cause };
         std::fs::create_dir_all(path).map_err(|e| unopenable(e.to_string()))?;
         let lock = File::create(path.join("lock")).map_err(|e| unopenable(e.to_string()))?;
         lock.try_lock().map_err(|e| match e {
-            TryLockError::WouldBlock => StoreError::Locked { path: path.display().to_string() },
+            TryLockError::WouldBlock => StoreError::Locked { store: path.display().to_string() },
             TryLockError::Error(e) => unopenable(e.to_string()),
         })?;
         let db = Database::builder(path.join("data"))
@@ -117,18 +130,31 @@ impl Disk {
         let version = match counters.get(VERSION_KEY).map_err(|e| unopenable(e.to_string()))? {
             None => 0,
             Some(bytes) => u64::from_be_bytes(bytes.as_ref().try_into().map_err(|_| StoreError::Damaged {
-                path: path.display().to_string(),
-                key: VERSION_KEY.into(),
+                store: path.display().to_string(),
+                place: VERSION_KEY.into(),
                 cause: format!("{} bytes instead of 8", bytes.len()),
             })?),
         };
-        Ok(Self { path: path.to_owned(), db, objects, counters, version, failed: None, _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            db,
+            objects,
+            counters,
+            version,
+            failed: None,
+            readers: Vec::new(),
+            _lock: lock,
+        })
     }
 
     fn serve(mut self, mut queue: mpsc::Receiver<Call>) {
         while let Some(call) = queue.blocking_recv() {
             match call {
-                Call::Load(answer) => drop(answer.send(self.load())),
+                Call::Load(answer) => {
+                    let (reader, updates) = mpsc::channel(CHANGES_MAX);
+                    self.readers.push(reader);
+                    drop(answer.send(self.load().map(|loaded| (loaded, updates))));
+                }
                 Call::Commit(batch, answer) => drop(answer.send(self.commit(batch))),
             }
         }
@@ -146,58 +172,68 @@ impl Disk {
         Ok(Loaded { items, version: self.version })
     }
 
-    fn commit(&mut self, batch: Vec<Write>) -> Result<Vec<Outcome>, StoreError> {
+    fn commit(&mut self, batch: Vec<Write>) -> Vec<Outcome> {
+        let count = batch.len();
         if let Some(cause) = &self.failed {
-            return Err(self.unwritable(cause));
+            return vec![Outcome::Failed(self.unwritable(cause)); count];
         }
-        let result = self.try_commit(batch);
-        if let Err(e) = &result {
+        self.try_commit(batch).unwrap_or_else(|e| {
             self.failed = Some(e.to_string());
-        }
-        result.map_err(|e| self.unwritable(e))
+            vec![Outcome::Failed(self.unwritable(e)); count]
+        })
     }
 
     fn try_commit(&mut self, batch: Vec<Write>) -> Result<Vec<Outcome>, fjall::Error> {
         let mut version = self.version;
         let mut outcomes = Vec::with_capacity(batch.len());
+        let mut changes = Vec::new();
         let mut disk_batch = self.db.batch().durability(Some(PersistMode::SyncData));
-        for write in batch {
-            let current = self.objects.get(&write.key)?;
-            let at = current.as_ref().and_then(|record| split_record(record)).map(|(version, _)| version);
-            let holds = match write.expect {
-                Expect::Absent => current.is_none(),
-                Expect::Version(v) => at == Some(v),
-            };
-            if !holds {
-                outcomes.push(Outcome::Conflict);
-                continue;
-            }
-            version += 1;
-            match write.value {
-                Some(value) => {
-                    let mut record = Vec::with_capacity(8 + value.len());
-                    record.extend_from_slice(&version.to_be_bytes());
-                    record.extend_from_slice(&value);
-                    disk_batch.insert(&self.objects, write.key, record);
+        'writes: for write in batch {
+            for (i, op) in write.ops.iter().enumerate() {
+                let current = self.objects.get(&op.key)?;
+                let at = current.as_ref().and_then(|record| split_record(record)).map(|(version, _)| version);
+                let holds = match op.expect {
+                    Expect::Absent => current.is_none(),
+                    Expect::Version(v) => at == Some(v),
+                    Expect::Any => true,
+                };
+                if !holds {
+                    outcomes.push(Outcome::Conflict { op: i });
+                    continue 'writes;
                 }
-                None => disk_batch.remove(&self.objects, write.key),
             }
-            outcomes.push(Outcome::Committed(version));
+            outcomes.push(Outcome::Committed(version + 1));
+            for op in write.ops {
+                version += 1;
+                match &op.value {
+                    Some(value) => {
+                        let mut record = Vec::with_capacity(8 + value.len());
+                        record.extend_from_slice(&version.to_be_bytes());
+                        record.extend_from_slice(value);
+                        disk_batch.insert(&self.objects, op.key.clone(), record);
+                    }
+                    None => disk_batch.remove(&self.objects, op.key.clone()),
+                }
+                changes.push(Change { key: op.key, value: op.value, version });
+            }
         }
         if version > self.version {
             disk_batch.insert(&self.counters, VERSION_KEY, version.to_be_bytes());
             disk_batch.commit()?;
             self.version = version;
+            for reader in &self.readers {
+                drop(reader.blocking_send(Update::Changes(changes.clone())));
+            }
         }
         Ok(outcomes)
     }
 
     fn unwritable(&self, cause: impl std::fmt::Display) -> StoreError {
-        StoreError::Unwritable { path: self.path.display().to_string(), cause: cause.to_string() }
+        StoreError::Unwritable { store: self.path.display().to_string(), cause: cause.to_string() }
     }
 
     fn damaged(&self, key: &str, cause: impl std::fmt::Display) -> StoreError {
-        StoreError::Damaged { path: self.path.display().to_string(), key: key.to_owned(), cause: cause.to_string() }
+        StoreError::Damaged { store: self.path.display().to_string(), place: key.to_owned(), cause: cause.to_string() }
     }
 }
 
