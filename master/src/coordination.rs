@@ -30,6 +30,11 @@ pub struct Leadership {
 
 /// How masters of one store find each other.
 pub trait Coordinator: Send + Sync + 'static {
+    /// Whether there can be no other master.
+    fn is_alone(&self) -> bool {
+        false
+    }
+
     /// Waits until this master leads. Called again after a leadership was lost. Dropping the
     /// future gives up waiting. Errors are told by the store's health; this retries for ever.
     fn campaign(&self) -> BoxFuture<'_, Leadership>;
@@ -62,6 +67,10 @@ impl Alone {
 }
 
 impl Coordinator for Alone {
+    fn is_alone(&self) -> bool {
+        true
+    }
+
     fn campaign(&self) -> BoxFuture<'_, Leadership> {
         Box::pin(async { Leadership { fence: None, lost: CancellationToken::new() } })
     }

@@ -7,6 +7,7 @@ mod controllers;
 pub mod coordination;
 mod deletion;
 mod events;
+mod leadership;
 pub mod liveness;
 pub mod master;
 pub mod registry;

@@ -1,18 +1,43 @@
-//! Which minions are alive: the last beat of each, in memory. Nothing here is stored; the node
+//! Which minions are alive: the last beat of each, in memory. No beat is stored; the node
 //! controller writes transitions.
+//!
+//! A minion beats to one master, which may not be the one that leads. So each master tells the
+//! others, through its [`Coordinator`], which minions it hears, and which it heard and hears no
+//! more. That text changes only when a minion's state does.
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::coordination::{Announcements, Coordinator};
+
+/// Missed beats after which a minion counts as silent, plus half a beat for delays.
+const MISSED_BEATS: f64 = 2.5;
+
+/// How long a minion may be silent.
+pub(crate) fn grace(beat: Duration) -> Duration {
+    beat.mul_f64(MISSED_BEATS)
+}
 
 /// One beat of a minion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beat {
     /// When the master received it. Not a time of day: setting the clock loses no minion.
     pub at: Instant,
+    /// What it said.
+    pub condition: Condition,
+}
+
+/// What a minion says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Condition {
     /// Whether the minion can run pods.
     pub ready: bool,
     /// `CamelCase` word.
@@ -33,8 +58,7 @@ impl Liveness {
     /// Takes a beat. Wakes subscribers only when the minion was unknown or says something else.
     pub fn beat(&self, node: &str, beat: Beat) {
         let mut beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |old: &Beat| (old.ready, &old.reason, &old.message) == (beat.ready, &beat.reason, &beat.message);
-        let news = !beats.get(node).is_some_and(same);
+        let news = beats.get(node).is_none_or(|old| old.condition != beat.condition);
         beats.insert(node.to_owned(), beat);
         drop(beats);
         if news {
@@ -55,5 +79,145 @@ impl Liveness {
     /// Told of news.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.news.subscribe()
+    }
+
+    /// What to tell the other masters.
+    fn report(&self, now: Instant, grace: Duration) -> Report {
+        let beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut report = Report::default();
+        for (node, beat) in beats.iter() {
+            if now.saturating_duration_since(beat.at) > grace {
+                report.silent.push(node.clone());
+                continue;
+            }
+            match report.heard.iter_mut().find(|(condition, _)| *condition == beat.condition) {
+                Some((_, nodes)) => nodes.push(node.clone()),
+                None => report.heard.push((beat.condition.clone(), vec![node.clone()])),
+            }
+        }
+        report
+    }
+}
+
+/// What one master hears, as it is announced: JSON, minions grouped by what they say, since nearly
+/// all say the same.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Report {
+    heard: Vec<(Condition, Vec<String>)>,
+    silent: Vec<String>,
+}
+
+/// What the masters together know of a minion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// A master hears it.
+    Alive(Condition),
+    /// The master that heard it hears it no more, and no other does.
+    Silent,
+}
+
+/// Puts the masters' reports together. Who is alive for one is alive.
+pub(crate) fn merge(announcements: &Announcements) -> BTreeMap<String, Heard> {
+    let mut merged = BTreeMap::new();
+    for (master, text) in announcements {
+        let Ok(report) = serde_json::from_slice::<Report>(text) else {
+            tracing::warn!(master, "another master's report can't be read: is it of another release?");
+            continue;
+        };
+        for (condition, nodes) in report.heard {
+            merged.extend(nodes.into_iter().map(|node| (node, Heard::Alive(condition.clone()))));
+        }
+        for node in report.silent {
+            merged.entry(node).or_insert(Heard::Silent);
+        }
+    }
+    merged
+}
+
+/// Tells the other masters, until `stop`, whenever there is something new to tell.
+pub(crate) async fn announce(
+    liveness: Arc<Liveness>,
+    coordinator: Arc<dyn Coordinator>,
+    beat: Duration,
+    stop: CancellationToken,
+) {
+    let mut news = liveness.subscribe();
+    let mut period = tokio::time::interval(beat / 2);
+    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut told = None;
+    loop {
+        // Both only wake: cancel-safe.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = news.changed() => {}
+            _ = period.tick() => {}
+        }
+        let report = liveness.report(Instant::now(), grace(beat));
+        if told.as_ref() == Some(&report) {
+            continue;
+        }
+        // A report holds strings and flags only: writing it can't fail.
+        let text = Bytes::from(serde_json::to_vec(&report).unwrap_or_default());
+        match coordinator.announce(text).await {
+            Ok(()) => told = Some(report),
+            Err(error) => tracing::debug!(%error, "the other masters can't be told; tried again"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coordination::Alone;
+
+    fn condition(reason: &str) -> Condition {
+        Condition { ready: true, reason: reason.into(), message: String::new() }
+    }
+
+    fn text(liveness: &Liveness, now: Instant) -> Bytes {
+        serde_json::to_vec(&liveness.report(now, Duration::from_secs(5))).unwrap().into()
+    }
+
+    #[test]
+    fn a_minion_is_alive_while_one_master_hears_it() {
+        let (a, b) = (Liveness::default(), Liveness::default());
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        a.beat("moved", Beat { at: at(0), condition: condition("A") });
+        a.beat("dead", Beat { at: at(0), condition: condition("A") });
+        a.beat("here", Beat { at: at(8), condition: condition("A") });
+        b.beat("moved", Beat { at: at(9), condition: condition("B") });
+        for order in [["a", "b"], ["b", "a"]] {
+            let all = [(order[0].to_owned(), text(&a, at(10))), (order[1].to_owned(), text(&b, at(10)))].into();
+            let merged = merge(&all);
+            assert_eq!(merged["moved"], Heard::Alive(condition("B")));
+            assert_eq!(merged["dead"], Heard::Silent);
+            assert_eq!(merged["here"], Heard::Alive(condition("A")));
+            assert_eq!(merged.len(), 3);
+        }
+        assert!(merge(&[("x".to_owned(), Bytes::from_static(b"{"))].into()).is_empty(), "nonsense says nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_is_new_is_announced() {
+        let liveness = Arc::new(Liveness::default());
+        let alone: Arc<dyn Coordinator> = Arc::new(Alone::new("m"));
+        let mut heard = alone.announcements();
+        let (beat, stop) = (Duration::from_secs(2), CancellationToken::new());
+        let task = tokio::spawn(announce(liveness.clone(), alone, beat, stop.clone()));
+        let say = |reason| liveness.beat("n", Beat { at: Instant::now(), condition: condition(reason) });
+        heard.changed().await.unwrap();
+        for reason in ["A", "B"] {
+            say(reason);
+            heard.changed().await.unwrap();
+            assert_eq!(merge(&heard.borrow_and_update())["n"], Heard::Alive(condition(reason)));
+        }
+        say("B");
+        let silence = tokio::time::Instant::now();
+        heard.changed().await.unwrap();
+        assert_eq!(merge(&heard.borrow_and_update())["n"], Heard::Silent, "the next news is its silence");
+        assert!(silence.elapsed() > grace(beat));
+        stop.cancel();
+        task.await.unwrap();
     }
 }

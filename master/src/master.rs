@@ -7,8 +7,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     cluster::{self, ClusterError, ClusterFacts, Ranges},
-    controllers,
-    liveness::Liveness,
+    coordination::{Alone, Coordinator},
+    leadership::{self, Loops},
+    liveness::{self, Liveness},
     registry::Registry,
     server::{self, Server, ServerConfig},
     store::{EmbeddedStore, Store, StoreError},
@@ -62,6 +63,7 @@ impl Master {
     /// Starts a master. When it returns the API answers.
     pub async fn start(config: MasterConfig) -> Result<Self, StartError> {
         let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&config.data_dir).await?);
+        let coordinator: Arc<dyn Coordinator> = Arc::new(Alone::new("this"));
         let (loaded, updates) = store.load().await?;
         let new_id = uuid::Uuid::new_v4().as_fields().0;
         let facts = cluster::establish(&*store, &loaded, config.services, config.pods, new_id).await?;
@@ -71,11 +73,19 @@ impl Master {
         let failed = CancellationToken::new();
         tokio::spawn(watch_writer(writer.clone(), stop_writer.clone(), failed.clone()));
 
-        let (loops, stop_loops) = (TaskTracker::new(), CancellationToken::new());
         let liveness = Arc::new(Liveness::default());
-        controllers::start(&registry, &liveness, facts.pod_cidr, HEARTBEAT, &loops, &stop_loops, &failed);
         let server_config = ServerConfig::new(config.listen);
-        let server = Server::start(server_config, registry, liveness, facts.clone(), &CancellationToken::new()).await?;
+        let unstopped = CancellationToken::new();
+        let server =
+            Server::start(server_config, registry.clone(), liveness.clone(), facts.clone(), &unstopped).await?;
+        let (loops, stop_loops) = (TaskTracker::new(), CancellationToken::new());
+        if !coordinator.is_alone() {
+            let announcing = liveness::announce(liveness.clone(), coordinator.clone(), HEARTBEAT, stop_loops.clone());
+            loops.spawn(announcing);
+        }
+        let (pod_cidr, beat, failing) = (facts.pod_cidr, HEARTBEAT, failed.clone());
+        let leading = Loops { registry, liveness, coordinator, pod_cidr, beat, failed: failing };
+        loops.spawn(leadership::run(leading, stop_loops.clone()));
         Ok(Self { server, facts, loops, stop_loops, writer, stop_writer, failed })
     }
 

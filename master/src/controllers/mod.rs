@@ -12,17 +12,16 @@ pub(crate) mod namespaces;
 pub(crate) mod nodes;
 pub(crate) mod replication;
 
-use std::{collections::BTreeMap, future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, panic::AssertUnwindSafe, time::Duration};
 
 use coracle_api::{ApiError, Kind, error::Reason};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
-use ipnet::Ipv4Net;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     events::Recorder,
-    liveness::Liveness,
+    leadership::Loops,
     registry::{EventType, Key, Registry, Selection, WatchItem, Watcher},
     scheduler::Scheduler,
 };
@@ -33,20 +32,11 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// concerned more than it woke.
 const RESYNC: Duration = Duration::from_secs(300);
 
-/// Starts the scheduler and every controller on `tasks`, until `stop`. One that ends by itself
-/// cancels `failed`.
-pub(crate) fn start(
-    registry: &Registry,
-    liveness: &Arc<Liveness>,
-    pod_cidr: Ipv4Net,
-    beat: Duration,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-    failed: &CancellationToken,
-) {
-    let spawn = |name, work| tasks.spawn(watched(name, work, stop.clone(), failed.clone()));
-    let events = Recorder::start(registry.clone(), tasks, stop.clone());
-    let registry = || registry.clone();
+/// Starts the scheduler and every controller on `tasks`, until `stop`.
+pub(crate) fn start(loops: &Loops, tasks: &TaskTracker, stop: &CancellationToken) {
+    let spawn = |name, work| tasks.spawn(watched(name, work, stop.clone(), loops.failed.clone()));
+    let events = Recorder::start(loops.registry.clone(), tasks, stop.clone());
+    let registry = || loops.registry.clone();
     spawn("scheduler", Scheduler::new(registry(), events.component("scheduler")).run(stop.clone()).boxed());
     let replication =
         replication::ReplicationManager { registry: registry(), events: events.component("replication-controller") };
@@ -58,10 +48,11 @@ pub(crate) fn start(
     spawn("garbage", drive(garbage::GarbageController::new(registry()), registry(), stop.clone()).boxed());
     let nodes = nodes::NodeController {
         registry: registry(),
-        liveness: liveness.clone(),
+        liveness: loops.liveness.clone(),
+        announcements: loops.coordinator.announcements(),
         events: events.component("node-controller"),
-        pod_cidr,
-        beat,
+        pod_cidr: loops.pod_cidr,
+        beat: loops.beat,
     };
     spawn("nodes", nodes.run(stop.clone()).boxed());
     spawn("events", events::expire(registry(), stop.clone()).boxed());

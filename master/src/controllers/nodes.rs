@@ -19,21 +19,20 @@ use coracle_api::{
 use futures_util::{StreamExt, future::join_all};
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::changes;
 use crate::{
+    coordination::Announcements,
     deletion::delete_pod_if,
     events::Recorder,
-    liveness::{Beat, Liveness},
+    liveness::{self, Beat, Heard, Liveness},
     registry::{Entry, PodFacts, Registry},
 };
 
 /// Prefix length of one minion's share of the pod network: 254 addresses.
 const NODE_PREFIX: u8 = 24;
-/// Missed beats after which a minion counts as silent, plus half a beat for delays.
-const MISSED_BEATS: f64 = 2.5;
 /// How long pods outlive their Node object. A minion that lives creates it again with its next beat.
 const HOMELESS_LIFE: Duration = Duration::from_secs(30);
 /// On the status of a pod whose minion is silent.
@@ -44,6 +43,7 @@ pub(crate) const NODE_LOST: &str = "NodeLost";
 pub(crate) struct NodeController {
     pub(crate) registry: Registry,
     pub(crate) liveness: Arc<Liveness>,
+    pub(crate) announcements: watch::Receiver<Announcements>,
     pub(crate) events: Recorder,
     pub(crate) pod_cidr: Ipv4Net,
     pub(crate) beat: Duration,
@@ -57,19 +57,30 @@ pub(crate) struct Health {
     pub(crate) message: String,
 }
 
-/// Judges a minion by its last beat. `since` is when this master began to listen to it: a minion
-/// gets its grace from then, whatever it did before. `None` while the grace runs: what is stored
-/// stands.
-pub(crate) fn judge(beat: Option<&Beat>, since: Instant, now: Instant, grace: Duration) -> Option<Health> {
+/// Judges a minion by its last beat here and by what other masters hear of it. `since` is when it
+/// was last known to be heard by anyone, or when this master began to lead: a minion gets its grace
+/// from then, to find another master. `None` while the grace runs: what is stored stands.
+pub(crate) fn judge(
+    beat: Option<&Beat>,
+    elsewhere: Option<&Heard>,
+    since: Instant,
+    now: Instant,
+    grace: Duration,
+) -> Option<Health> {
     let recent = |at: Instant| now.saturating_duration_since(at) <= grace;
-    match beat {
-        Some(beat) if recent(beat.at) => Some(Health {
-            status: if beat.ready { "True" } else { "False" },
-            reason: beat.reason.clone(),
-            message: beat.message.clone(),
+    let said = match (beat, elsewhere) {
+        (Some(beat), _) if recent(beat.at) => Some(&beat.condition),
+        (_, Some(Heard::Alive(condition))) => Some(condition),
+        _ => None,
+    };
+    match said {
+        Some(said) => Some(Health {
+            status: if said.ready { "True" } else { "False" },
+            reason: said.reason.clone(),
+            message: said.message.clone(),
         }),
-        _ if recent(since) => None,
-        _ => Some(Health {
+        None if recent(since) => None,
+        None => Some(Health {
             status: "Unknown",
             reason: "MinionSilent".into(),
             message: "the minion does not answer: is its host up, and its `coracle minion` running?".into(),
@@ -90,6 +101,8 @@ struct Known {
     node: Node,
     /// When this very object was first seen.
     since: Instant,
+    /// When another master last heard it, unless that one has waited for it in vain.
+    heard_elsewhere: Option<Instant>,
     /// Whether it was told that there is no network left for it.
     told_full: bool,
 }
@@ -109,6 +122,7 @@ impl NodeController {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut nodes = changes(self.registry.clone(), Node::row()).boxed();
         let mut beats = self.liveness.subscribe();
+        let mut announcements = self.announcements.clone();
         let mut period = tokio::time::interval(self.beat / 2);
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut memory = Memory { listening_since: Instant::now(), nodes: BTreeMap::new(), missing: BTreeMap::new() };
@@ -119,6 +133,7 @@ impl NodeController {
                 () = stop.cancelled() => return,
                 Some(_) = nodes.next() => {}
                 Ok(()) = beats.changed() => {}
+                Ok(()) = announcements.changed() => {}
                 _ = period.tick() => {}
             }
             let now = Instant::now();
@@ -134,9 +149,21 @@ impl NodeController {
         self.read_nodes(memory, now);
         self.allot(memory).await;
         let beats = self.liveness.snapshot();
-        let grace = self.beat.mul_f64(MISSED_BEATS);
-        let judged =
-            |name: &str, known: &Known| judge(beats.get(name), known.since.max(memory.listening_since), now, grace);
+        let elsewhere = liveness::merge(&self.announcements.borrow());
+        let grace = liveness::grace(self.beat);
+        for (name, known) in &mut memory.nodes {
+            // A master that told of a minion's silence has waited for it already; one that vanished
+            // has not.
+            if matches!(elsewhere.get(name.as_str()), Some(Heard::Alive(_))) {
+                known.heard_elsewhere = Some(now);
+            } else if elsewhere.contains_key(name.as_str()) {
+                known.heard_elsewhere = None;
+            }
+        }
+        let judged = |name: &str, known: &Known| {
+            let since = known.since.max(memory.listening_since).max(known.heard_elsewhere.unwrap_or(known.since));
+            judge(beats.get(name), elsewhere.get(name), since, now, grace)
+        };
         let health: BTreeMap<&str, Option<Health>> =
             memory.nodes.iter().map(|(name, known)| (name.as_str(), judged(name, known))).collect();
         for (name, health) in health.iter().filter_map(|(name, health)| Some((*name, health.as_ref()?))) {
@@ -173,9 +200,11 @@ impl NodeController {
             if known.is_some_and(|known| known.version == entry.version) {
                 continue;
             }
-            let (since, told_full) = known.map_or((now, false), |known| (known.since, known.told_full));
+            let (since, heard_elsewhere, told_full) =
+                known.map_or((now, None, false), |known| (known.since, known.heard_elsewhere, known.told_full));
             let Some(node) = entry.typed() else { continue };
-            memory.nodes.insert(entry.key.name.clone(), Known { version: entry.version, node, since, told_full });
+            let known = Known { version: entry.version, node, since, heard_elsewhere, told_full };
+            memory.nodes.insert(entry.key.name.clone(), known);
         }
     }
 
@@ -299,14 +328,16 @@ fn ready_condition(node: &Node) -> Option<&NodeCondition> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::liveness::Condition;
 
     /// Seconds on a clock of which only differences matter. A beat, when the master began to
     /// listen, now.
     fn check(beat: Option<(u64, bool)>, since: u64, now: u64, expected: Option<&str>) {
         let start = Instant::now();
         let at = |second: u64| start + Duration::from_secs(second);
-        let beat = beat.map(|(second, ready)| Beat { at: at(second), ready, reason: "R".into(), message: "m".into() });
-        let judged = judge(beat.as_ref(), at(since), at(now), Duration::from_secs(5));
+        let condition = |ready| Condition { ready, reason: "R".into(), message: "m".into() };
+        let beat = beat.map(|(second, ready)| Beat { at: at(second), condition: condition(ready) });
+        let judged = judge(beat.as_ref(), None, at(since), at(now), Duration::from_secs(5));
         assert_eq!(judged.map(|h| h.status), expected);
     }
 
@@ -320,6 +351,17 @@ mod tests {
     fn a_silent_minion_is_unknown() {
         check(Some((100, true)), 0, 106, Some("Unknown"));
         check(None, 0, 6, Some("Unknown"));
+    }
+
+    #[test]
+    fn a_minion_that_another_master_hears_is_as_it_says_there() {
+        let now = Instant::now() + Duration::from_secs(100);
+        let old = now - Duration::from_secs(50);
+        let said = |ready| Condition { ready, reason: "R".into(), message: "m".into() };
+        let beat = Beat { at: old, condition: said(true) };
+        let judge = |heard: &Heard| judge(Some(&beat), Some(heard), old, now, Duration::from_secs(5)).map(|h| h.status);
+        assert_eq!(judge(&Heard::Alive(said(false))), Some("False"), "an old beat here says nothing");
+        assert_eq!(judge(&Heard::Silent), Some("Unknown"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The queue, and all loops together over a memory store.
 
+use std::sync::Arc;
+
 use coracle_api::{
     Object, TypedObject,
     core::{Endpoints, Node, Pod, ReplicationController, Service},
@@ -9,7 +11,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     admission::{Propagation, Removal, Removed},
-    liveness::Beat,
+    coordination::Alone,
+    liveness::{Beat, Condition, Liveness},
     registry::{Expected, LogLimits, PodFacts},
     store::{MemoryStore, Store},
 };
@@ -59,12 +62,22 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::with_pods_in("10.244.0.0/16").await
+    }
+
+    async fn with_pods_in(pod_cidr: &str) -> Self {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let registry = Registry::open(Arc::new(MemoryStore::default()), &tasks, stop.clone()).await.unwrap();
-        let liveness = Arc::new(Liveness::default());
-        let cidr = "10.244.0.0/16".parse().unwrap();
-        start(&registry, &liveness, cidr, Duration::from_secs(2), &tasks, &stop, &CancellationToken::new());
-        Self { registry, liveness, _stop: stop.drop_guard() }
+        let loops = Loops {
+            registry: registry.clone(),
+            liveness: Arc::new(Liveness::default()),
+            coordinator: Arc::new(Alone::new("this")),
+            pod_cidr: pod_cidr.parse().unwrap(),
+            beat: Duration::from_secs(2),
+            failed: CancellationToken::new(),
+        };
+        start(&loops, &tasks, &stop);
+        Self { registry, liveness: loops.liveness, _stop: stop.drop_guard() }
     }
 
     async fn create<T: TypedObject>(&self, object: Value) {
@@ -83,8 +96,8 @@ impl World {
     }
 
     fn beat(&self, name: &str) {
-        let beat = Beat { at: Instant::now(), ready: true, reason: "MinionReady".into(), message: String::new() };
-        self.liveness.beat(name, beat);
+        let condition = Condition { ready: true, reason: "MinionReady".into(), message: String::new() };
+        self.liveness.beat(name, Beat { at: Instant::now(), condition });
     }
 
     async fn rc(&self, name: &str, replicas: i32) {
@@ -261,19 +274,7 @@ async fn a_deleted_node_is_forgotten_and_its_pods_are_replaced() {
 
 #[tokio::test(start_paused = true)]
 async fn a_minion_without_a_network_left_is_told_once() {
-    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let registry = Registry::open(Arc::new(MemoryStore::default()), &tasks, stop.clone()).await.unwrap();
-    let liveness = Arc::new(Liveness::default());
-    start(
-        &registry,
-        &liveness,
-        "10.244.0.0/24".parse().unwrap(),
-        Duration::from_secs(2),
-        &tasks,
-        &stop,
-        &CancellationToken::new(),
-    );
-    let world = World { registry, liveness, _stop: stop.drop_guard() };
+    let world = World::with_pods_in("10.244.0.0/24").await;
     world.node("n1").await;
     world.node("n2").await;
     tokio::time::sleep(Duration::from_secs(30)).await;

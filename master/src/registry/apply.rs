@@ -1,17 +1,11 @@
 //! Changes become snapshots and ring entries here, a set at a time.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError},
-};
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{
-    Entry, EventType, Facts, Key, Registry, Shelf, Snapshot, entry,
-    log::{Event, Lane},
-};
+use super::{Entry, EventType, Facts, Key, Registry, Shelf, Snapshot, entry, log::Event};
 use crate::store;
 
 /// A change with what is known of it already.
@@ -103,16 +97,16 @@ impl<'a> Applier<'a> {
         let now = Instant::now();
         let inner = &self.registry.inner;
         let _cut = inner.cut.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut woken: Vec<(&Shelf, u64, BTreeMap<usize, Arc<Lane>>)> = Vec::new();
+        let mut bells = Vec::new();
+        let mut lanes = Vec::new();
         for (shelf, snapshot, events) in self.shelves {
-            let version = snapshot.version;
-            let lanes = shelf.log.write().unwrap_or_else(PoisonError::into_inner).push_all(events, now);
+            bells.push((shelf, snapshot.version));
+            lanes.extend(shelf.log.write().unwrap_or_else(PoisonError::into_inner).push_all(events, now));
             shelf.snapshot.store(Arc::new(snapshot));
-            woken.push((shelf, version, lanes));
         }
         inner.applied.send_replace(self.version);
-        for (shelf, version, lanes) in woken {
-            lanes.values().for_each(|lane| lane.wake(version));
+        lanes.iter().for_each(|lane| lane.wake(self.version));
+        for (shelf, version) in bells {
             shelf.published.send_replace(version);
         }
     }

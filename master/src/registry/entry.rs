@@ -245,21 +245,44 @@ fn splice_point(json: &[u8]) -> usize {
     json.windows(OPEN.len()).position(|w| w == OPEN).map_or(1, |at| at + OPEN.len())
 }
 
-/// Sorts what the store holds onto shelves, one for each stored kind.
+/// An object as it is put on its shelf.
+type Shelved = (&'static Kind, Key, Arc<Entry>);
+
+/// Sorts what the store holds onto shelves, one for each stored kind. Reading the facts off every
+/// object is most of a start's work: all cores take part.
 pub(super) fn load(items: Vec<Stored>) -> Result<Vec<(&'static Kind, Entries)>, StoreError> {
+    const PART_MIN: usize = 256;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let part = items.len().div_ceil(cores).max(PART_MIN);
+    let parts: Vec<Result<Vec<Shelved>, StoreError>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = items.chunks(part).map(|items| scope.spawn(|| load_part(items))).collect();
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined.map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
     let mut shelves: Vec<_> = stored_kinds().map(|kind| (kind, Entries::new())).collect();
+    for part in parts {
+        for (kind, key, entry) in part? {
+            if let Some((_, entries)) = shelves.iter_mut().find(|(k, _)| std::ptr::eq(*k, kind)) {
+                entries.insert(key, entry);
+            }
+        }
+    }
+    Ok(shelves)
+}
+
+fn load_part(items: &[Stored]) -> Result<Vec<Shelved>, StoreError> {
+    let mut part = Vec::with_capacity(items.len());
     for item in items {
+        // Claims and the cluster's own facts are no objects.
         let Some((plural, key)) = Key::of_stored(&item.key) else { continue };
-        let Some((kind, entries)) = shelves.iter_mut().find(|(kind, _)| kind.plural == plural) else {
-            continue;
-        };
+        let Some(kind) = Kind::by_plural(plural).filter(|kind| kind.stored) else { continue };
         let object = (kind.decode)(&item.value).map_err(|e| StoreError::Damaged {
             store: "of this master".into(),
             place: item.key.clone(),
             cause: e.to_string(),
         })?;
         let entry = Entry::new(kind, key.clone(), item.version, &item.value, Facts::of(&*object), EventType::Added);
-        entries.insert(key, Arc::new(entry));
+        part.push((kind, key, Arc::new(entry)));
     }
-    Ok(shelves)
+    Ok(part)
 }

@@ -113,7 +113,7 @@ impl EventLog {
     }
 
     /// Takes changes in, and returns the lanes to wake, each once.
-    pub(super) fn push_all(&mut self, events: Vec<Arc<Event>>, now: Instant) -> BTreeMap<usize, Arc<Lane>> {
+    pub(super) fn push_all(&mut self, events: Vec<Arc<Event>>, now: Instant) -> Vec<Arc<Lane>> {
         let mut touched = BTreeMap::new();
         for event in events {
             for value in self.values(&event) {
@@ -126,7 +126,7 @@ impl EventLog {
             self.events.push_back((now, event));
         }
         self.trim(now);
-        touched
+        touched.into_values().collect()
     }
 
     /// The lanes that an event belongs to: of the value before and of the one after it.

@@ -51,7 +51,7 @@ pub(crate) async fn answer(
     permit: Permit,
 ) -> Result<Response, Fault> {
     let answered = match target.verb {
-        Verb::Watch => watch(shared, target, &request.query, permit).map_err(Fault::from),
+        Verb::Watch => Ok(watch(shared, target, &request.query, permit).await?),
         Verb::List => list_objects(shared, target, &request.query).map_err(Fault::from),
         Verb::Get => get(shared, target).map_err(Fault::from),
         Verb::Create => create(shared, target, request).await,
@@ -201,8 +201,8 @@ impl Lines for Legacy {
     }
 }
 
-fn watch(shared: &Arc<Shared>, target: &Target, query: &Query, permit: Permit) -> Result<Response, ApiError> {
+async fn watch(shared: &Arc<Shared>, target: &Target, query: &Query, permit: Permit) -> Result<Response, ApiError> {
     let selection = selection(target, query)?;
     let lines = Legacy { kind: target.kind };
-    watch::start(shared, target.kind, selection, watch::from(query)?, WATCH_TIME, lines, permit)
+    watch::start(shared, target.kind, selection, watch::from(query)?, WATCH_TIME, lines, permit).await
 }

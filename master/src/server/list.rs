@@ -71,14 +71,14 @@ pub(crate) fn select(snapshot: &Snapshot, selection: &Selection) -> Vec<Arc<Entr
 }
 
 /// Answers a list.
-pub(crate) fn list(
+pub(crate) async fn list(
     shared: &Shared,
     target: &Target,
     query: &Query,
     table: Option<Table>,
 ) -> Result<Response, ApiError> {
     let selection = selection(target, query)?;
-    check_version(&shared.registry, query)?;
+    check_version(&shared.registry, query).await?;
     shared.pages.forget_old();
     let limit = query.number("limit")?.filter(|n| *n > 0).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let (snapshot, after) = match query.get("continue") {
@@ -112,10 +112,13 @@ pub(crate) fn list(
 }
 
 /// A client may ask for data at least as new as it has seen.
-fn check_version(registry: &Registry, query: &Query) -> Result<(), ApiError> {
+async fn check_version(registry: &Registry, query: &Query) -> Result<(), ApiError> {
     let Some(text) = query.get("resourceVersion") else { return Ok(()) };
-    let (wanted, have) = (write::parse_version(text)?, registry.version());
-    if wanted > have {
+    let wanted = write::parse_version(text)?;
+    // Another master may have told it; this one hears of it soon.
+    let reached = registry.reached(wanted, super::watch::CATCH_UP).await;
+    let have = registry.version();
+    if !reached {
         let message = format!("too large resource version: {wanted}, current: {have}");
         return Err(ApiError { retry_after_s: Some(1), ..ApiError::new(Reason::Timeout, message) });
     }

@@ -37,8 +37,6 @@ const HEADERS_MAX: usize = 100;
 /// Requests in flight on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 1000;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// A peer that takes no data for so long is gone. Also ends connections whose reader stalls.
-const USER_TIMEOUT: Duration = Duration::from_secs(90);
 const ACCEPT_BACKOFF_MIN: Duration = Duration::from_millis(5);
 const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
@@ -87,7 +85,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
-    if let Err(error) = set_options(&stream) {
+    if let Err(error) = set_options(&stream, shared.limits.stall_time) {
         tracing::debug!(%peer, %error, "socket options");
     }
     let started = Arc::new(AtomicBool::new(false));
@@ -147,9 +145,11 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     }
 }
 
-fn set_options(stream: &TcpStream) -> std::io::Result<()> {
+/// The kernel ends a connection whose peer takes no data for the stall time: it is gone, or its
+/// reader stands still.
+fn set_options(stream: &TcpStream, stall_time: Duration) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let timeout = u32::try_from(USER_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
+    let timeout = u32::try_from(stall_time.as_millis()).unwrap_or(u32::MAX);
     rustix::net::sockopt::set_socket_keepalive(stream, true)?;
     rustix::net::sockopt::set_tcp_user_timeout(stream, timeout)?;
     Ok(())

@@ -9,7 +9,10 @@ use super::{
     Shared,
     answer::{self, Response},
 };
-use crate::{cluster::ClusterFacts, liveness::Beat};
+use crate::{
+    cluster::ClusterFacts,
+    liveness::{Beat, Condition},
+};
 
 /// Bytes of a beat's sentence that are kept.
 const MESSAGE_MAX: usize = 500;
@@ -50,7 +53,7 @@ pub(crate) fn heartbeat(shared: &Shared, node: &str, body: &[u8]) -> Result<Resp
         return Err(ApiError::not_found(Node::row().error_name, node));
     }
     let short = |text: String| text.chars().take(MESSAGE_MAX).collect();
-    let (reason, message) = (short(wire.reason), short(wire.message));
-    shared.liveness.beat(node, Beat { at: tokio::time::Instant::now(), ready: wire.ready, reason, message });
+    let condition = Condition { ready: wire.ready, reason: short(wire.reason), message: short(wire.message) };
+    shared.liveness.beat(node, Beat { at: tokio::time::Instant::now(), condition });
     Ok(answer::json(StatusCode::OK, "{}"))
 }

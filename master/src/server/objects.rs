@@ -30,8 +30,8 @@ pub(crate) async fn answer(
     let query = &request.query;
     let table = Table::wanted(&request.headers, query);
     match (target.verb, target.sub) {
-        (Verb::List, _) => Ok(list::list(shared, target, query, table)?),
-        (Verb::Watch, _) => Ok(watch::watch(shared, target, query, table, permit)?),
+        (Verb::List, _) => Ok(list::list(shared, target, query, table).await?),
+        (Verb::Watch, _) => Ok(watch::watch(shared, target, query, table, permit).await?),
         (Verb::Get, Some(Subresource::Log)) => Ok(pod_streams::log(shared, target, query, permit).await?),
         (Verb::Get, Some(Subresource::Scale)) => Ok(answer::json(StatusCode::OK, scale::get(shared, target)?)),
         (Verb::Get, _) => {

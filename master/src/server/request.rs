@@ -20,6 +20,7 @@ use super::{
     router::{self, Edition, Route, Target, Unroutable},
     tunnel,
 };
+use crate::store::Health;
 
 /// A place among the requests in flight, for those that need one; streams take theirs with them.
 pub(crate) type Permit = Option<OwnedSemaphorePermit>;
@@ -66,7 +67,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, incoming: Incoming) -> Response 
     // A panic is a bug; it costs one request, not the connection's others.
     let answered = AssertUnwindSafe(tokio::time::timeout(shared.limits.answer_time, answered)).catch_unwind().await;
     let response = match answered {
-        Ok(Ok(Ok(response))) => response,
+        Ok(Ok(Ok(response))) => with_health(&shared, response),
         Ok(Ok(Err(fault))) => Refusal::Fault(fault).answer(edition),
         Ok(Err(_late)) => {
             let message = format!("{method} {path} took longer than {} s", shared.limits.answer_time.as_secs_f32());
@@ -80,6 +81,16 @@ pub(crate) async fn handle(shared: Arc<Shared>, incoming: Incoming) -> Response 
     shared.metrics.answered(verb, kind, response.status().as_u16(), started.elapsed());
     tracing::debug!(%method, path, code = response.status().as_u16(), "answered");
     response
+}
+
+/// What is known may be old while the store is away; who reads is told.
+fn with_health(shared: &Shared, response: Response) -> Response {
+    match &*shared.registry.health().borrow() {
+        Health::Good => response,
+        Health::Degraded { cause } => {
+            answer::warn(response, &[format!("this is the last known state, and nothing can be written: {cause}")])
+        }
+    }
 }
 
 fn routed(shared: &Shared, incoming: &Incoming) -> Result<(Route, Query), Refusal> {

@@ -1,13 +1,15 @@
 //! Watches: a cursor of the registry, written out line by line.
 //!
-//! Each watch has a task of its own, and two frames of buffer. A reader that leaves them full for
-//! too long is cut off; one that falls behind the registry's ring gets an `ERROR` line with 410.
+//! A watch has neither a task nor a buffer of its own: the connection asks for the next frame when
+//! it has room for one. A reader that does not read costs a cursor, and when it comes back after
+//! the registry's ring has moved past it, it gets an `ERROR` line with 410.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use coracle_api::{ApiError, Kind, error::FieldErrors};
-use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval};
+use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
     Shared,
@@ -21,8 +23,6 @@ use super::{
 };
 use crate::registry::{Selection, WatchItem, Watcher};
 
-/// Frames between the watch and the connection.
-const FRAMES: usize = 2;
 /// The longest watch; clients start another from where they are.
 const WATCH_TIME_MAX: Duration = Duration::from_secs(3600);
 
@@ -79,7 +79,7 @@ pub(crate) fn line(event: &str, object: &[u8]) -> Bytes {
 }
 
 /// Answers a `v1` watch.
-pub(crate) fn watch(
+pub(crate) async fn watch(
     shared: &Arc<Shared>,
     target: &Target,
     query: &Query,
@@ -95,7 +95,7 @@ pub(crate) fn watch(
     let selection = list::selection(target, query)?;
     let lines = Current { kind: target.kind, bookmarks: query.flag("allowWatchBookmarks"), table };
     let limit = query.number("timeoutSeconds")?.filter(|s| *s > 0).map_or(WATCH_TIME_MAX, Duration::from_secs);
-    start(shared, target.kind, selection, from(query)?, limit, lines, permit)
+    start(shared, target.kind, selection, from(query)?, limit, lines, permit).await
 }
 
 /// Where to start: `None` for "now, with what is there first".
@@ -106,8 +106,11 @@ pub(crate) fn from(query: &Query) -> Result<Option<u64>, ApiError> {
     }
 }
 
-/// Starts a watch and its task.
-pub(crate) fn start(
+/// How long a watch from a version that another master told waits for this one to hear of it.
+pub(crate) const CATCH_UP: Duration = Duration::from_secs(3);
+
+/// Starts a watch. It ends with its connection, at its limit, or when the server stops.
+pub(crate) async fn start(
     shared: &Arc<Shared>,
     kind: &'static Kind,
     selection: Selection,
@@ -116,65 +119,65 @@ pub(crate) fn start(
     lines: impl Lines,
     permit: Permit,
 ) -> Result<Response, ApiError> {
-    let watcher = shared.registry.watch(kind, selection, from)?;
-    let (frames, mut body) = mpsc::channel::<Bytes>(FRAMES);
-    let task = Task { shared: shared.clone(), watcher, lines, frames };
-    shared.tasks.spawn(async move {
-        let cut = task.run(limit.min(WATCH_TIME_MAX)).await;
-        if cut == Ended::Stalled {
-            tracing::debug!(kind = kind.kind, "a watcher left its data unread and was cut off");
-        }
-        drop(permit);
+    if let Some(version) = from {
+        shared.registry.reached(version, CATCH_UP).await;
+    }
+    let period = shared.limits.bookmark_time;
+    let mut bookmarks = tokio::time::interval_at(Instant::now() + period, period);
+    bookmarks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let course = Course {
+        watcher: shared.registry.watch(kind, selection, from)?,
+        lines,
+        stop: shared.stop.clone(),
+        deadline: Instant::now() + limit.min(WATCH_TIME_MAX),
+        bookmarks,
+        ended: false,
+        _alive: (shared.tasks.token(), permit),
+    };
+    let frames = futures_util::stream::unfold(course, |mut course| async move {
+        let frame = course.next().await?;
+        Some((Ok(frame), course))
     });
-    let parts = futures_util::stream::poll_fn(move |cx| body.poll_recv(cx).map(|part| part.map(Ok)));
-    Ok(answer::stream("application/json", parts))
+    Ok(answer::stream("application/json", frames))
 }
 
-struct Task<L> {
-    shared: Arc<Shared>,
+/// A watch under way.
+struct Course<L> {
     watcher: Watcher,
     lines: L,
-    frames: mpsc::Sender<Bytes>,
+    stop: CancellationToken,
+    deadline: Instant,
+    bookmarks: Interval,
+    /// The last word was said.
+    ended: bool,
+    /// Counts as long as it is there: for the server's drain, and among the open streams.
+    _alive: (TaskTrackerToken, Permit),
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Ended {
-    /// The client went away, the time was up, or the server stops.
-    Orderly,
-    /// The client did not read.
-    Stalled,
-}
-
-impl<L: Lines> Task<L> {
-    async fn run(mut self, limit: Duration) -> Ended {
-        let stop = self.shared.stop.clone();
-        let deadline = tokio::time::sleep(limit);
-        tokio::pin!(deadline);
-        let mut bookmarks = tokio::time::interval(self.shared.limits.bookmark_time);
-        bookmarks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        bookmarks.reset();
+impl<L: Lines> Course<L> {
+    /// The next frame; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
         loop {
+            if self.ended {
+                return None;
+            }
             // Cancel-safe: a watcher's cursor moves only when `next` returns; the others hold nothing.
-            let frame = tokio::select! {
+            tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ended::Orderly,
-                () = self.frames.closed() => return Ended::Orderly,
-                () = &mut deadline => return Ended::Orderly,
-                items = self.watcher.next() => match items {
+                () = self.stop.cancelled() => return None,
+                items = self.watcher.next() => return Some(match items {
                     Ok(items) => self.frame(&items),
                     Err(error) => {
-                        // The last word; whether it gets through is the client's matter.
-                        drop(self.send(self.lines.error(&error)).await);
-                        return Ended::Orderly;
+                        self.ended = true;
+                        self.lines.error(&error)
                     }
-                },
-                _ = bookmarks.tick() => match self.lines.bookmark(self.watcher.advance()) {
-                    Some(line) => line,
-                    None => continue,
-                },
-            };
-            if let Err(ended) = self.send(frame).await {
-                return ended;
+                }),
+                () = tokio::time::sleep_until(self.deadline) => return None,
+                _ = self.bookmarks.tick() => {
+                    if let Some(line) = self.lines.bookmark(self.watcher.advance()) {
+                        return Some(line);
+                    }
+                }
             }
         }
     }
@@ -186,15 +189,5 @@ impl<L: Lines> Task<L> {
         }
         let lines: Vec<Bytes> = items.iter().map(|item| self.lines.item(item)).collect();
         lines.concat().into()
-    }
-
-    async fn send(&self, frame: Bytes) -> Result<(), Ended> {
-        // Cancel-safe: a frame that is dropped with the task was never promised.
-        let sent = self.shared.stop.run_until_cancelled(self.frames.send_timeout(frame, self.shared.limits.stall_time));
-        match sent.await {
-            Some(Ok(())) => Ok(()),
-            Some(Err(mpsc::error::SendTimeoutError::Timeout(_))) => Err(Ended::Stalled),
-            Some(Err(mpsc::error::SendTimeoutError::Closed(_))) | None => Err(Ended::Orderly),
-        }
     }
 }

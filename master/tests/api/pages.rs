@@ -75,7 +75,7 @@ async fn minions_learn_the_facts_and_beat() {
     master.add_node("n1").await;
     assert_eq!(master.put(path, &beat).await.expect(200).json(), json!({}));
     let beats = master.liveness.snapshot();
-    assert!(beats["n1"].ready && beats["n1"].message == "all is well");
+    assert!(beats["n1"].condition.ready && beats["n1"].condition.message == "all is well");
     master.put(path, &json!({"ready": "yes"})).await.refused(400, "not a heartbeat");
 }
 

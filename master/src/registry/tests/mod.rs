@@ -1,5 +1,8 @@
 //! The registry over a memory store: what a reader, a writer and a watcher may rely on.
 
+mod lanes;
+mod several;
+
 use std::collections::BTreeMap;
 
 use coracle_api::{core::Namespace, meta::ObjectMeta};
