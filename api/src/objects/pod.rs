@@ -24,6 +24,9 @@ use crate::{
     kinds::{Kind, Subresource, TypedObject},
 };
 
+/// The scheduler that places a pod which names no other.
+pub const DEFAULT_SCHEDULER: &str = "default-scheduler";
+
 /// The row of this kind.
 pub static KIND: Kind = Kind {
     short_names: &["po"],

@@ -148,6 +148,21 @@ impl World {
 }
 
 #[tokio::test]
+async fn a_pod_of_another_scheduler_is_left_to_it() {
+    let world = World::new().await;
+    world.node("n1").await;
+    for (name, scheduler) in [("foreign", "mine"), ("ours", "")] {
+        let spec = json!({"schedulerName": scheduler, "containers": [{"name": "c", "image": "i"}]});
+        world.create::<Pod>(json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec})).await;
+    }
+    // In the order of their names: once the second is placed the first was passed over.
+    world.until("ours is placed", |w| w.pods().iter().find(|(n, p)| n == "ours" && p.node.is_some()).map(drop)).await;
+    let theirs = world.registry.get(Pod::row(), "default", "foreign").unwrap();
+    assert_eq!(theirs.pod().unwrap().node, None);
+    assert!(theirs.typed::<Pod>().unwrap().status.is_none_or(|s| s.conditions.is_none()), "nothing is said about it");
+}
+
+#[tokio::test]
 async fn replicas_are_created_placed_apart_and_replaced() {
     let world = World::new().await;
     world.rc("web", 4).await;

@@ -16,6 +16,7 @@ use coracle_api::{
     ApiError, Kind, TypedObject,
     core::{Node, Pod, PodCondition},
     error::Reason,
+    objects::pod::DEFAULT_SCHEDULER,
 };
 use futures_util::{FutureExt, StreamExt, future::join_all};
 use jiff::Timestamp;
@@ -128,7 +129,9 @@ impl Scheduler {
         if self.cluster.set_pod(key, (!over).then_some(facts)) {
             self.wake_waiting();
         }
-        if over || facts.node.is_some() || facts.terminating {
+        // A pod that names another scheduler is that one's to bind.
+        let other = item.entry.field("spec.schedulerName").is_some_and(|name| !matches!(name, "" | DEFAULT_SCHEDULER));
+        if over || other || facts.node.is_some() || facts.terminating {
             self.queue.remove(key);
             self.waiting.remove(key);
         } else if !self.waiting.contains_key(key) {

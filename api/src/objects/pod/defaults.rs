@@ -2,6 +2,7 @@
 //!
 //! Filling in twice changes nothing more.
 
+use super::DEFAULT_SCHEDULER;
 use crate::core::{
     Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction, HostPathVolumeSource, LifecycleHandler, PodSpec,
     Probe, Volume,
@@ -25,7 +26,7 @@ fn fill_number(field: &mut Option<i32>, value: i32) {
 pub(in crate::objects) fn default_spec(spec: &mut PodSpec) {
     fill(&mut spec.restart_policy, "Always");
     fill(&mut spec.dns_policy, "ClusterFirst");
-    fill(&mut spec.scheduler_name, "default-scheduler");
+    fill(&mut spec.scheduler_name, DEFAULT_SCHEDULER);
     spec.termination_grace_period_seconds.get_or_insert(30);
     spec.security_context.get_or_insert_default();
     // The old name of the account field is kept equal to the new one.

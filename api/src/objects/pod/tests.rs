@@ -420,7 +420,7 @@ fn what_nothing_acts_on_is_told() {
         "spec.affinity is stored but not enforced: pods are placed by",
         "spec.priorityClassName is stored",
         "spec.serviceAccountName is stored",
-        "spec.schedulerName is stored",
+        "spec.schedulerName: the pod waits for the scheduler mine",
         "spec.hostPID is stored",
         "spec.containers[0].securityContext.allowPrivilegeEscalation is stored",
         "spec.containers[0].securityContext.seccompProfile is stored",

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
+use super::DEFAULT_SCHEDULER;
 use crate::core::{Container, PodSpec};
 
 /// Fields of a spec, and what happens in their place.
@@ -54,8 +55,11 @@ pub(in crate::objects) fn spec_warnings(path: &str, spec: &PodSpec) -> Vec<Strin
     if !matches!(account, "" | "default") {
         all.push(sentence(&format!("{path}.serviceAccountName"), "pods get no token of the API"));
     }
-    if !matches!(spec.scheduler_name.as_deref(), None | Some("" | "default-scheduler")) {
-        all.push(sentence(&format!("{path}.schedulerName"), "there is one scheduler"));
+    if !matches!(spec.scheduler_name.as_deref(), None | Some("" | DEFAULT_SCHEDULER)) {
+        let name = spec.scheduler_name.as_deref().unwrap_or_default();
+        all.push(format!(
+            "{path}.schedulerName: the pod waits for the scheduler {name} to bind it; Coracle's leaves it alone"
+        ));
     }
     if spec.dns_config.as_ref().is_some_and(|c| c.options.as_ref().is_some_and(|o| !o.is_empty())) {
         all.push(sentence(&format!("{path}.dnsConfig.options"), "resolvers have the engine's options"));
