@@ -9,7 +9,7 @@ use http::{HeaderMap, header};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::query::Query;
+use super::{fields, query::Query};
 
 /// Faults listed at most; a body of garbage has thousands.
 const FAULTS_MAX: usize = 20;
@@ -47,6 +47,9 @@ pub(crate) struct Decoded {
 pub(crate) fn object(kind: &Kind, body: &[u8], strictness: Strictness) -> Result<Decoded, ApiError> {
     let object = (kind.decode)(body)?;
     if strictness == Strictness::Ignore {
+        return Ok(Decoded { object, warnings: Vec::new() });
+    }
+    if fields::are_known(body, &object.to_json()) == Some(true) {
         return Ok(Decoded { object, warnings: Vec::new() });
     }
     let (input, mut faults) = parse_noting_duplicates(body)?;

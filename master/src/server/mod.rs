@@ -11,6 +11,7 @@ mod answer;
 mod decode;
 mod delete;
 mod discovery;
+mod fields;
 mod identity;
 mod legacy;
 mod limits;
