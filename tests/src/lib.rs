@@ -5,8 +5,11 @@
 
 pub mod docker;
 pub mod engine;
+pub mod history;
 pub mod http;
+pub mod master;
 pub mod measure;
+pub mod registers;
 pub mod tables;
 
 use std::{
