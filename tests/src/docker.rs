@@ -29,6 +29,16 @@ pub fn all(labels: &[(&str, &str)]) -> Result<Vec<String>> {
     list(&["ps", "-aq", "--no-trunc"], labels)
 }
 
+/// Which containers run with this label, by pod and name: `uid of the pod/container`, sorted.
+pub fn running_by_pod(label: &str) -> Result<Vec<String>> {
+    let filter = format!("label={label}");
+    let format = r#"{{.Label "io.coracle.pod.uid"}}/{{.Label "io.coracle.container"}}"#;
+    let listed = docker(&["ps", "--filter", &filter, "--format", format])?;
+    let mut names: Vec<String> = listed.lines().map(str::to_owned).collect();
+    names.sort();
+    Ok(names)
+}
+
 fn list(command: &[&str], labels: &[(&str, &str)]) -> Result<Vec<String>> {
     let filters: Vec<String> = labels.iter().map(|(k, v)| format!("label={k}={v}")).collect();
     let mut args = command.to_vec();

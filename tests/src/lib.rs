@@ -9,8 +9,10 @@ pub mod history;
 pub mod http;
 pub mod master;
 pub mod measure;
+pub mod random;
 pub mod registers;
 pub mod tables;
+pub mod walk;
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -205,14 +207,21 @@ impl Cluster {
         Ok((out.status.code().unwrap_or(-1), text(&out.stdout), text(&out.stderr)))
     }
 
+    /// Starts `kubecfg`, without waiting for its end.
+    pub fn start_kubecfg(&self, args: &[String]) -> Result<Child> {
+        let mut command = self.client(&self.kubecfg);
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().with_context(|| format!("starting {}", self.kubecfg.display()))
+    }
+
     fn output(&self, program: &Path, args: &[&str]) -> Result<Output> {
-        self.command(program)
-            .args(args)
-            .env("KUBERNETES_MASTER", self.url())
-            .env("HOME", self.data.path())
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("running {}", program.display()))
+        self.client(program).args(args).output().with_context(|| format!("running {}", program.display()))
+    }
+
+    fn client(&self, program: &Path) -> Command {
+        let mut command = self.command(program);
+        command.env("KUBERNETES_MASTER", self.url()).env("HOME", self.data.path()).stdin(Stdio::null());
+        command
     }
 
     /// The article's pod without its host ports, which only one pod on a machine can have: a path.

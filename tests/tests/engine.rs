@@ -1,13 +1,14 @@
 //! Faults of the Docker engine, of the minion and of the pod network end in the desired state.
 
-use std::{
-    collections::hash_map::RandomState,
-    hash::BuildHasher,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use coracle_tests::{Cluster, docker, engine::Engine, eventually};
+use coracle_tests::{
+    Cluster, docker,
+    engine::Engine,
+    eventually,
+    random::{Random, pass},
+};
 
 /// How long the engine is away.
 const OUTAGE: Duration = Duration::from_secs(10);
@@ -164,28 +165,16 @@ fn a_pod_network_that_others_take_apart_is_repaired() -> Result<()> {
 
 #[test]
 fn a_minion_killed_at_random_instants_while_five_pods_start_doubles_none() -> Result<()> {
-    let seed: u64 = match std::env::var("CORACLE_SEED") {
-        Ok(seed) => seed.parse()?,
-        Err(_) => RandomState::new().hash_one(0),
-    };
-    println!("CORACLE_SEED={seed}");
+    let mut random = Random::new()?;
+    println!("{}", random.seed);
     let mut cluster = Cluster::start()?;
     let id = cluster.id()?;
     cluster.coracle(&["run", "five", "--image", "coracle/busybox:1", "--replicas", "5", "--", "sleep", "100000"])?;
     let of = |name: &str| docker::running(&[("io.coracle.cluster", &id), ("io.coracle.container", name)]);
     let all = || docker::running(&[("io.coracle.cluster", &id)]);
-    let mut random = seed | 1;
     for _ in 0..10 {
-        // xorshift64
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        let delay = Duration::from_millis(random % 300);
-        // Not to wait for something: the instant is what is tested.
-        let at = Instant::now() + delay;
-        while Instant::now() < at {
-            std::thread::park_timeout(at.saturating_duration_since(Instant::now()));
-        }
+        let delay = random.time(Duration::from_millis(300));
+        pass(delay);
         cluster.kill()?;
         println!("killed after {delay:?} with {} containers", all()?.len());
         cluster.launch()?;
