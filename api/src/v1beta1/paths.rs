@@ -74,6 +74,7 @@ fn pod_path(path: &str) -> String {
     }
     match path.strip_prefix("spec.") {
         Some(rest) => format!("desiredState.manifest.{}", manifest_path(rest)),
+        None if path == "spec" => "desiredState.manifest".to_owned(),
         None => path.to_owned(),
     }
 }
@@ -127,6 +128,7 @@ mod tests {
         check(pod, "metadata", "");
         check(pod, "spec.containers[0].image", "desiredState.manifest.containers[0].image");
         check(pod, "spec.containers", "desiredState.manifest.containers");
+        check(pod, "spec", "desiredState.manifest");
         check(pod, "spec.containers[1].args[2]", "desiredState.manifest.containers[1].command[2]");
         check(pod, "spec.containers[0].argsy", "desiredState.manifest.containers[0].argsy");
         check(pod, "spec.containers[0].resources.limits[cpu]", "desiredState.manifest.containers[0].cpu");
