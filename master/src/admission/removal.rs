@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use coracle_api::{
-    ApiError, Kind, TypedObject,
+    ApiError, Kind, Object, TypedObject,
     core::{Namespace, Pod, ReplicationController},
     error::Reason,
     meta::ObjectMeta,
@@ -37,9 +37,12 @@ pub(crate) enum Propagation {
 
 impl Propagation {
     /// What holds when nothing was said: as in Kubernetes, controllers of the first API leave
-    /// their pods behind.
-    fn of(kind: &Kind) -> Self {
-        if kind == ReplicationController::row() { Propagation::Orphan } else { Propagation::Background }
+    /// their pods behind. One that was stopped before has none to leave: what is still there of
+    /// its pods it had no time to delete.
+    fn of(object: &dyn Object) -> Self {
+        let controller = object.downcast_ref::<ReplicationController>();
+        let replicas = controller.map_or(0, |rc| rc.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1));
+        if replicas > 0 { Propagation::Orphan } else { Propagation::Background }
     }
 }
 
@@ -98,7 +101,6 @@ pub(crate) async fn remove(
     now: Timestamp,
 ) -> Result<Removed, ApiError> {
     let check = |meta: &ObjectMeta| removal.check(kind, meta);
-    let propagation = removal.propagation.unwrap_or(Propagation::of(kind));
     let last = if kind == Pod::row() {
         if removal.propagation == Some(Propagation::Orphan)
             && let Some(pod) = registry.get(kind, namespace, name)
@@ -110,7 +112,7 @@ pub(crate) async fn remove(
     } else if kind == Namespace::row() {
         mark_namespace(registry, name, now, check).await?
     } else {
-        remove_plain(registry, kind, namespace, name, removal, propagation, now).await?
+        remove_plain(registry, kind, namespace, name, removal, now).await?
     };
     let there = registry.get(kind, namespace, name).filter(|entry| entry.uid() == last.uid());
     Ok(match there {
@@ -126,13 +128,13 @@ async fn remove_plain(
     namespace: &str,
     name: &str,
     removal: &Removal,
-    propagation: Propagation,
     now: Timestamp,
 ) -> Result<Arc<Entry>, ApiError> {
     for _ in 0..ATTEMPTS {
         let current = registry.get(kind, namespace, name).ok_or_else(|| ApiError::not_found(kind.error_name, name))?;
         let mut object = current.decode().ok_or_else(|| ApiError::internal("a stored object does not decode"))?;
         removal.check(kind, object.meta())?;
+        let propagation = removal.propagation.unwrap_or_else(|| Propagation::of(&*object));
         let finalizer = match propagation {
             Propagation::Background => None,
             _ if dependents::of(registry, namespace, current.uid()).is_empty() => None,

@@ -423,6 +423,16 @@ async fn a_controller_leaves_its_pods_behind_unless_told_otherwise() {
 }
 
 #[tokio::test]
+async fn a_controller_stopped_and_removed_at_once_leaves_no_pod_behind() {
+    let world = World::new().await;
+    world.rc("web", 30).await;
+    world.until("its pods", |w| (w.pods().len() == 30).then_some(())).await;
+    world.scale("web", 0).await;
+    world.remove::<ReplicationController>("web", None).await;
+    world.until("its pods are gone", |w| w.pods().is_empty().then_some(())).await;
+}
+
+#[tokio::test]
 async fn an_owner_told_to_go_last_waits_for_its_pods() {
     let world = World::new().await;
     world.node("n1").await;

@@ -84,6 +84,28 @@ async fn a_controller_is_resized_as_kubecfg_did_it() {
     assert_eq!(gone, r#"{"kind":"Status","creationTimestamp":null,"apiVersion":"v1beta1","status":"Success"}"#);
 }
 
+/// No controller runs here, so these are pods that the controller of the stop had no time to delete.
+#[tokio::test]
+async fn rm_right_after_stop_does_not_set_the_last_pods_free() {
+    let master = Master::start().await;
+    let path = format!("{OLD}/replicationControllers/jenkins-slave");
+    for (replicas, owners) in [("2", None), ("0", Some(1))] {
+        let body = CONTROLLER.replacen("\"replicas\":1", &format!("\"replicas\":{replicas}"), 1);
+        master.old_post("replicationControllers", &body).await.expect(201);
+        let uid = master.get(&path).await.expect(200).json()["uid"].clone();
+        let name = format!("slave-{replicas}");
+        let mut slave = pod(&name);
+        let owner = json!({"apiVersion": "v1", "kind": "ReplicationController", "name": "jenkins-slave", "uid": uid,
+            "controller": true});
+        slave["metadata"]["ownerReferences"] = json!([owner]);
+        master.post("/api/v1/namespaces/default/pods", &slave).await.expect(201);
+        master.delete(&path).await.expect(200);
+        master.get(&path).await.expect(404);
+        let left = master.registry.get_typed::<Pod>("default", &name).unwrap().metadata.owner_references;
+        assert_eq!(left.filter(|o| !o.is_empty()).map(|o| o.len()), owners, "of {replicas}");
+    }
+}
+
 #[tokio::test]
 async fn errors_have_the_words_of_2014_and_the_right_codes() {
     let master = Master::start().await;
