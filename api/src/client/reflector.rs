@@ -120,3 +120,55 @@ impl<T: TypedObject> Reflector<T> {
 fn version_of<T: TypedObject>(object: &T) -> String {
     Object::meta(object).resource_version.clone().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::{client::Client, core::Pod};
+
+    fn pods(names: &[&str], version: &str) -> Value {
+        let items: Vec<_> = names.iter().map(|name| json!({"metadata": {"name": name}})).collect();
+        json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": items})
+    }
+
+    /// Gives these answers, one a connection, and returns its address.
+    async fn server(answers: Vec<Value>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 4096]).await;
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n";
+                stream.write_all(format!("{head}{answer}\n").as_bytes()).await.unwrap();
+            }
+        });
+        format!("http://{address}")
+    }
+
+    #[tokio::test]
+    async fn a_history_that_was_cleared_is_listed_again() {
+        let gone =
+            json!({"kind": "Status", "status": "Failure", "reason": "Expired", "code": 410, "message": "too old"});
+        let address =
+            server(vec![pods(&["a", "b"], "5"), json!({"type": "ERROR", "object": gone}), pods(&["b", "c"], "900")])
+                .await;
+        let api = Client::new(&address).unwrap().all::<Pod>();
+        let mut reflector = Reflector::new(api, ListParams::default());
+        let mut next = async || tokio::time::timeout(Duration::from_secs(20), reflector.next()).await.unwrap();
+        let names = |change: Change<Pod>| match change {
+            Change::Replaced(pods) => pods.into_iter().filter_map(|p| p.metadata.name).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(names(next().await), ["a", "b"]);
+        let interrupted = next().await;
+        assert!(matches!(&interrupted, Change::Interrupted(why) if why.contains("too old")), "{interrupted:?}");
+        assert_eq!(names(next().await), ["b", "c"]);
+    }
+}

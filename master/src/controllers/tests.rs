@@ -208,6 +208,24 @@ async fn endpoints_follow_ready_pods() {
     world.until("no service, no endpoints", |w| ready(w).is_none().then_some(())).await;
 }
 
+/// The master listens on loopback, where no pod reaches it.
+#[tokio::test]
+async fn the_services_of_the_master_lead_nowhere() {
+    let world = World::new().await;
+    world.node("n1").await;
+    // The last one shows that endpoints were made.
+    for name in ["kubernetes", "kubernetes-ro", "web"] {
+        let spec = json!({"selector": {"app": "web"}, "ports": [{"port": 443}]});
+        world.create::<Service>(json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec})).await;
+    }
+    world.rc("web", 1).await;
+    let name = world.until("a pod", |w| w.pods().first().map(|(name, _)| name.clone())).await;
+    world.run_pod(&name, "10.244.0.9").await;
+    let subsets = |w: &World, name: &str| w.registry.get_typed::<Endpoints>("default", name)?.subsets;
+    world.until("the other has endpoints", |w| subsets(w, "web").filter(|s| !s.is_empty())).await;
+    assert_eq!((subsets(&world, "kubernetes"), subsets(&world, "kubernetes-ro")), (None, None));
+}
+
 #[tokio::test]
 async fn nodes_get_a_pod_network_and_become_ready_by_their_beats() {
     let world = World::new().await;
@@ -271,6 +289,49 @@ async fn the_pods_of_a_silent_minion_are_marked_until_it_returns() {
     world.until("its minion falls silent", |w| w.pods().iter().all(|(_, p)| p.lost).then_some(())).await;
     world.beat("n1");
     world.until("and returns", |w| w.pods().iter().all(|(_, p)| !p.lost).then_some(())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_minion_gets_no_pod_and_its_own_do_not_multiply() {
+    let world = World::new().await;
+    world.node("n1").await;
+    world.node("n2").await;
+    world.rc("web", 2).await;
+    let on = |w: &World, node: &str| w.pods().iter().filter(|(_, p)| p.node.as_deref() == Some(node)).count();
+    world.until("one pod on each", |w| (on(w, "n1") == 1 && on(w, "n2") == 1).then_some(())).await;
+    let silent = |w: &World| {
+        w.beat("n2");
+        (ready(w, "n1")? == "Unknown").then_some(())
+    };
+    world.until("n1 is silent", silent).await;
+    world.scale("web", 9).await;
+    let placed = |w: &World| {
+        w.beat("n2");
+        (on(w, "n1") + on(w, "n2") == 9).then_some(())
+    };
+    world.until("all are placed", placed).await;
+    assert_eq!((on(&world, "n1"), world.pods().len()), (1, 9), "{:#?}", world.pods());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_crashes_or_lacks_its_image_is_no_reason_for_another() {
+    let world = World::new().await;
+    world.node("n1").await;
+    world.rc("web", 1).await;
+    let name = world.until("a pod", |w| w.pods().first().map(|(name, _)| name.clone())).await;
+    for (phase, reason) in [("Running", "CrashLoopBackOff"), ("Pending", "ImagePullBackOff")] {
+        let set = |pod: &mut Pod| {
+            let container = json!({"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 9,
+                "state": {"waiting": {"reason": reason}}});
+            let status = json!({"phase": phase, "containerStatuses": [container]});
+            pod.status = Some(serde_json::from_value(status).unwrap());
+            Ok(true)
+        };
+        world.registry.modify("default", &name, set).await.unwrap();
+        tokio::time::sleep(2 * RESYNC).await;
+        let names: Vec<_> = world.pods().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, std::slice::from_ref(&name), "{reason}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

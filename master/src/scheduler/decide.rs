@@ -300,6 +300,15 @@ mod tests {
         assert!(c.nodes().values().all(|n| n.pods == 2), "two each");
     }
 
+    #[test]
+    fn the_choice_counts_what_the_pod_itself_asks_for() {
+        // All of the small one is free, and half of the large one; with the pod, a tenth and two fifths.
+        let mut c = cluster(&[node("1", "8Gi", true, false, "a"), node("8", "8Gi", true, false, "b")]);
+        let on_large = Wanted { node_selector: [("zone".to_owned(), "b".to_owned())].into(), ..wanted(4000, 0) };
+        assert_eq!(place(&mut c, "first", &on_large).unwrap(), "n1");
+        assert_eq!(place(&mut c, "second", &wanted(900, 0)).unwrap(), "n1");
+    }
+
     proptest! {
         #[test]
         fn no_node_is_ever_overcommitted(

@@ -218,6 +218,71 @@ async fn a_deletion_that_takes_too_long_is_said_to_be_under_way() {
 }
 
 #[tokio::test]
+async fn a_pod_on_a_minion_takes_a_new_image_and_nothing_that_would_move_it() {
+    let master = Master::start().await;
+    master.add_node("n1").await;
+    master.old_post("pods", POD).await.expect(201);
+    master.old_post("bindings", r#"{"kind":"Binding","podID":"jenkins","host":"n1"}"#).await.expect(201);
+    let path = format!("{OLD}/pods/jenkins");
+    let mut read = master.get(&path).await.expect(200).json();
+    assert_eq!(read["currentState"]["host"], "n1");
+    let container = "/desiredState/manifest/containers/0";
+    read.pointer_mut(container).unwrap()["image"] = "csanchez/jenkins-swarm:2".into();
+    let written = master.put(&path, &read).await.expect(200).json();
+    assert_eq!(written.pointer(container).unwrap()["image"], "csanchez/jenkins-swarm:2");
+    let pod = master.client.namespaced::<Pod>("default").get("jenkins").await.unwrap();
+    assert_eq!(pod.spec.unwrap().containers[0].image.as_deref(), Some("csanchez/jenkins-swarm:2"));
+    let mut moved = master.get(&path).await.expect(200).json();
+    moved.pointer_mut(container).unwrap()["ports"][0]["hostPort"] = 9090.into();
+    let refused = master.put(&path, &moved).await.expect(422);
+    assert!(refused.message().contains("desiredState.manifest"), "{}", refused.message());
+}
+
+#[tokio::test]
+async fn what_minions_could_not_run_is_refused_and_names_of_today_are_taken() {
+    let master = Master::start().await;
+    for (from, to, field) in [
+        (r#""id":"jenkins","kind":"Pod""#, r#""id":"Jen_kins","kind":"Pod""#, "name: invalid value: 'Jen_kins'"),
+        (r#""containers":[{"#, r#""containers":[],"surprise":[{"#, "desiredState.manifest.containers: required value"),
+    ] {
+        assert!(POD.contains(from), "{from}");
+        let reply = master.old_post("pods", &POD.replacen(from, to, 1)).await.expect(422);
+        assert!(reply.message().contains(field), "{}", reply.message());
+    }
+    // 0.5.4 took neither more than 24 letters nor dots and slashes.
+    let labels = r#""labels":{"app.example.com/a-name-of-more-than-24-letters":"x"}"#;
+    master.old_post("pods", &POD.replacen(r#""labels":{"name":"jenkins"}"#, labels, 1)).await.expect(201);
+    let service = SERVICE.replacen(r#""id":"jenkins""#, r#""id":"a-service-of-more-than-24-letters""#, 1);
+    master.old_post("services", &service).await.expect(201);
+}
+
+#[tokio::test]
+async fn a_refused_service_takes_no_address_away() {
+    let master = Master::start().await;
+    master.old_post("services", SERVICE).await.expect(201);
+    // More often than there are addresses in the range, a /24.
+    for _ in 0..300 {
+        master.old_post("services", SERVICE).await.expect(409);
+    }
+    master.old_post("services", &SERVICE.replacen("jenkins", "another", 1)).await.expect(201);
+}
+
+#[tokio::test]
+async fn a_minion_that_was_never_heard_of_is_read_and_removed_and_holds_up_nobody() {
+    let master = Master::start().await;
+    master.add_node("n1").await;
+    master.add_bound_pod("a", "n1").await;
+    let minion = format!("{OLD}/minions/n1");
+    assert_eq!(master.get(&minion).await.expect(200).json()["id"], "n1");
+    for list in ["minions", "pods"] {
+        let list = master.get(&format!("{OLD}/{list}")).await.expect(200).json();
+        assert_eq!(list["items"].as_array().unwrap().len(), 1, "{list}");
+    }
+    master.delete(&minion).await.expect(200);
+    master.get(&minion).await.expect(404);
+}
+
+#[tokio::test]
 async fn minions_are_nodes() {
     let master = Master::start().await;
     master.add_node("n1").await;

@@ -153,3 +153,21 @@ fn api_event(pod: &Pod, event: PodEvent, node: &str, now: Timestamp) -> Event {
     made.involved_object.field_path = event.container.map(|c| format!("spec.containers{{{c}}}"));
     made
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_names_the_container_it_is_about() {
+        let pod: Pod =
+            serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}}))
+                .unwrap();
+        let path = |container: Option<&str>| {
+            let event = PodEvent::normal("Pulled", container, "x".into());
+            api_event(&pod, event, "n1", Timestamp::UNIX_EPOCH).involved_object.field_path
+        };
+        assert_eq!(path(Some("web")).as_deref(), Some("spec.containers{web}"));
+        assert_eq!(path(None), None);
+    }
+}

@@ -407,6 +407,22 @@ async fn a_failed_post_start_hook_ends_the_container() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_container_is_stopped_only_after_its_pre_stop_hook() {
+    let mut node = Node::new();
+    node.start().await;
+    let mut container = server("a");
+    container["lifecycle"] = serde_json::json!({"preStop": {"exec": {"command": ["sleep", "5"]}}});
+    node.apply(pod("u1", serde_json::json!([container]))).await;
+    node.until_status("u1", "Running a:ready").await;
+    let begun = node.clock.now();
+    node.delete("u1", 30).await;
+    node.until("the hook is called", |n| n.hollow.calls(Call::Exec) == 1).await;
+    node.until("the container ends", |n| n.running("a").is_empty()).await;
+    let took = node.clock.now().duration_since(begun).as_secs();
+    assert!((5..=6).contains(&took), "{took} s");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_container_is_ready_after_its_hook_and_its_readiness_probe() {
     let mut node = Node::new();
     node.start().await;

@@ -1,7 +1,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::runtime::hollow::Hollow;
+use crate::runtime::{ContainerSpec, hollow::Hollow, labels};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -61,6 +61,28 @@ async fn a_named_port_is_the_container_port() {
     assert_eq!(probe(get("web"), ports.clone()).await, Ok(()));
     assert_eq!(probe(serde_json::json!({"tcpSocket": {"port": "web"}}), ports.clone()).await, Ok(()));
     assert!(probe(get("admin"), ports).await.unwrap_err().contains("no port named admin"));
+}
+
+#[tokio::test]
+async fn a_command_is_judged_by_its_exit_code_whatever_it_says() {
+    let runtime = Hollow::new(Clock::system());
+    let labels = [(labels::POD_UID, "u1"), (labels::CONTAINER, "c"), (labels::ATTEMPT, "0")];
+    let spec = ContainerSpec {
+        name: "c".into(),
+        image: "i".into(),
+        labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        ..Default::default()
+    };
+    let id = runtime.create(&spec).await.unwrap();
+    runtime.start(&id).await.unwrap();
+    let container: Container = serde_json::from_value(serde_json::json!({"name": "c"})).unwrap();
+    let target = Target { container: &container, ip: [127, 0, 0, 1].into() };
+    for (script, healthy) in [("echo broken; exit 0", true), ("echo ok; exit 1", false)] {
+        let probe = serde_json::json!({"exec": {"command": ["sh", "-c", script]}});
+        let probe: Probe = serde_json::from_value(probe).unwrap();
+        let result = check(&runtime, &id, &target, &probe, SOON).await;
+        assert_eq!(result.is_ok(), healthy, "{script}: {result:?}");
+    }
 }
 
 #[tokio::test]

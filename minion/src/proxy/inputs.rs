@@ -225,6 +225,21 @@ mod tests {
     }
 
     #[test]
+    fn services_of_one_name_in_two_namespaces_have_nothing_in_common() {
+        let there = |mut object: serde_json::Value| {
+            object["metadata"]["namespace"] = "team".into();
+            object
+        };
+        let spec = |ip: &str| json!({"clusterIP": ip, "ports": [{"port": 80}]});
+        let subsets = |ip: &str| json!([{"addresses": [{"ip": ip}], "ports": [{"port": 80}]}]);
+        let inputs = inputs(
+            vec![service("a", spec("10.0.0.5")), there(service("a", spec("10.0.0.6")))],
+            vec![endpoints("a", subsets("10.244.0.5")), there(endpoints("a", subsets("10.244.0.6")))],
+        );
+        check(&inputs, &[("tcp/10.0.0.5:80", &["10.244.0.5:80"]), ("tcp/10.0.0.6:80", &["10.244.0.6:80"])]);
+    }
+
+    #[test]
     fn the_first_service_by_name_has_a_portal_that_two_claim() {
         let spec = json!({"clusterIP": "10.0.0.5", "ports": [{"port": 80}]});
         let subsets = |ip| json!([{"addresses": [{"ip": ip}], "ports": [{"port": 80}]}]);

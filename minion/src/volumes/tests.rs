@@ -100,11 +100,13 @@ fn host_paths_are_checked_as_their_type_says() {
 #[test]
 fn other_kinds_are_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
-    let pod = pod(
-        "u1",
-        serde_json::json!({"name": "v", "configMap": {"name": "m"}}),
-        serde_json::json!({"name": "v", "mountPath": "/d"}),
-    );
-    let error = binds(&Volumes::new(dir.path()), &pod).unwrap_err();
-    assert!(error.contains("volume v") && error.contains("configMap"), "{error}");
+    for (kind, source) in [
+        ("configMap", serde_json::json!({"name": "m"})),
+        ("gitRepo", serde_json::json!({"repository": "https://example.com/r.git"})),
+    ] {
+        let volume = serde_json::json!({"name": "v", kind: source});
+        let pod = pod("u1", volume, serde_json::json!({"name": "v", "mountPath": "/d"}));
+        let error = binds(&Volumes::new(dir.path()), &pod).unwrap_err();
+        assert!(error.contains("volume v") && error.contains(kind), "{error}");
+    }
 }

@@ -179,6 +179,12 @@ async fn what_is_in_the_way_is_said_precisely() {
         assert!(matches!(missing, Err(RuntimeError::NotFound(_))), "{missing:?}");
         assert_eq!(b.runtime.image("coracle/never-built:1").await.unwrap(), None);
         assert!(b.runtime.image(&b.image).await.unwrap().is_some());
+        let (repository, _) = b.image.rsplit_once(':').expect("the image has a tag");
+        assert_eq!(
+            b.runtime.image(&format!("{repository}:never")).await.unwrap(),
+            None,
+            "another tag is another image"
+        );
         let gone = coracle_minion::runtime::ContainerId("0123456789ab".into());
         assert!(matches!(b.runtime.start(&gone).await, Err(RuntimeError::NotFound(_))));
     })
