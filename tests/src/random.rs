@@ -29,7 +29,8 @@ impl Random {
         Ok(Self::from_seed(seed))
     }
 
-    fn from_seed(seed: u64) -> Self {
+    /// A given one: the same numbers each time.
+    pub fn from_seed(seed: u64) -> Self {
         let mut random = Self { state: seed | 1, seed: format!("{SEED}={seed}") };
         // The first numbers of a small seed are small.
         for _ in 0..8 {

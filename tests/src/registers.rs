@@ -18,6 +18,7 @@ use crate::{
     PATIENCE, eventually,
     history::{Act, History, Record, State, Watched},
     http,
+    random::Random,
 };
 
 const PATH: &str = "/api/v1/namespaces";
@@ -92,10 +93,10 @@ impl Registers {
 
     /// Reads and writes until told to stop, at random.
     fn client(&self, seed: u64) -> Result<()> {
-        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut random = Random::from_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let mut known: Vec<Option<State>> = vec![None; usize::try_from(self.count)?];
         while !self.stopped() {
-            let (i, master) = (random.below(self.count) as usize, random.below(self.masters.len() as u64) as usize);
+            let (i, master) = (random.below(usize::try_from(self.count)?), random.below(self.masters.len()));
             let key = format!("{PREFIX}{i}");
             let begun = Instant::now();
             let act = match known[i].take() {
@@ -250,18 +251,4 @@ fn state(object: &Value) -> Option<(String, State)> {
         value: meta["labels"]["value"].as_str()?.into(),
     };
     Some((name.to_owned(), state))
-}
-
-/// xorshift64: enough to be different each time and the same for one seed.
-#[derive(Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    /// A number below `bound`.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
 }

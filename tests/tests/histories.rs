@@ -1,9 +1,9 @@
 //! Clients that compare and set, and watchers, while masters die: what they saw adds up.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use coracle_tests::{eventually, master::Master, registers::Registers};
+use coracle_tests::{eventually, master::Master, random::pass, registers::Registers};
 
 /// Waits until `count` more writes were acknowledged than before.
 fn progress(registers: &Registers, count: usize) -> Result<()> {
@@ -35,10 +35,7 @@ fn a_master_that_stands_still_for_a_while_loses_no_watcher_and_no_write() -> Res
         for _ in 0..3 {
             progress(registers, 40)?;
             master.signal("STOP")?;
-            let until = Instant::now() + Duration::from_millis(700);
-            while Instant::now() < until {
-                std::thread::park_timeout(until - Instant::now());
-            }
+            pass(Duration::from_millis(700));
             master.signal("CONT")?;
         }
         progress(registers, 40)
