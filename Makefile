@@ -16,12 +16,12 @@ demo: ## the article, start to finish, on this machine
 	@CORACLE=target/release/coracle examples/jenkins/demo.sh
 
 test: ## all tests: unit, property, and whole clusters on the local Docker engine
-	@scripts/require.sh build docker images proxy
+	@scripts/require.sh build docker images proxy etcd
 	@$(CARGO) build --locked --release --bin coracle
 	@examples/build-images.sh
 	@CORACLE=$(CURDIR)/target/release/coracle scripts/test.sh --workspace
 
-test-unit: ## the tests that need nothing but Rust
+test-unit: ## the tests that need nothing but Rust and protoc
 	@scripts/require.sh build
 	@scripts/test.sh --workspace --lib --bins
 
@@ -36,7 +36,7 @@ images: ## the example images, into the local Docker engine
 	@examples/build-images.sh
 
 bench: ## measures this tree beside Docker itself; takes some minutes
-	@scripts/require.sh build docker images proxy
+	@scripts/require.sh build docker images proxy etcd
 	@$(CARGO) build --locked --release --bin coracle --bin coracle-bench
 	@examples/build-images.sh
 	@target/release/coracle-bench all

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the named purposes need and the machine lacks, through its package manager, and
-# says so. Purposes: build, docker, images, proxy.
+# says so. Purposes: build, docker, images, proxy, etcd.
 set -euo pipefail
 
 # After su, Debian leaves the folders of dockerd, service and nft out.
@@ -78,6 +78,8 @@ for purpose in "$@"; do
   case $purpose in
     build)
       need cc gcc gcc gcc
+      # For the client of etcd.
+      need protoc protobuf-compiler protobuf-compiler protoc
       command -v cargo >/dev/null || fail "Rust is missing: install it from rustup.rs and run this again"
       ;;
     docker)
@@ -88,6 +90,10 @@ for purpose in "$@"; do
     proxy)
       need nft nftables nftables nftables
       need conntrack conntrack conntrack-tools conntrack-tools
+      ;;
+    etcd)
+      need etcd etcd-server etcd etcd
+      need openssl openssl openssl openssl
       ;;
     *) fail "no such purpose: $purpose" ;;
   esac
