@@ -17,12 +17,16 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 mod embedded;
+mod etcd;
 mod memory;
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod tests;
 
 pub use embedded::EmbeddedStore;
+pub use etcd::{EtcdAccess, EtcdConfig, EtcdConfigError, EtcdLogin, EtcdStore, EtcdTls};
 pub use memory::MemoryStore;
 
 /// Sets of changes that wait for a reader; a store whose reader does not keep up waits.
