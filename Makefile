@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 PREFIX ?= /usr/local
 
-.PHONY: help demo test test-unit check images bench install clean tools
+.PHONY: help demo test test-unit check images bench bench-api install clean tools
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -40,6 +40,11 @@ bench: ## measures this tree beside Docker itself; takes some minutes
 	@$(CARGO) build --locked --release --bin coracle --bin coracle-bench
 	@examples/build-images.sh
 	@target/release/coracle-bench all
+
+bench-api: ## measures the master over HTTP; some 6 minutes, ARGS=--full for larger sizes
+	@scripts/require.sh build
+	@$(CARGO) build --locked --release --bin coracle --bin coracle-bench
+	@target/release/coracle-bench api $(ARGS)
 
 install: ## coracle and the link kubecfg, into $(PREFIX)/bin
 	@scripts/require.sh build

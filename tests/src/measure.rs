@@ -48,14 +48,16 @@ pub fn idle_cost(pid: u32, period: Duration) -> Result<(u64, f64)> {
     Ok((resident_bytes(pid)?, ticks as f64 / 100.0 / period.as_secs_f64()))
 }
 
-fn cpu_ticks(pid: u32) -> Result<u64> {
+/// Processor time of a process so far, in ticks of 10 ms.
+pub fn cpu_ticks(pid: u32) -> Result<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let field = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).context("/proc/PID/stat");
     Ok(field(11)? + field(12)?)
 }
 
-fn resident_bytes(pid: u32) -> Result<u64> {
+/// Resident bytes of a process.
+pub fn resident_bytes(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("VmRSS")?;
     Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)

@@ -1,0 +1,112 @@
+//! Lists of pods: a whole namespace, in pages, by label.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{
+    load::{self, Work},
+    objects::collection,
+    pods::{self, NAMESPACE_PODS, SHARDS},
+    raw_server::RawServer,
+    report::Report,
+    scan,
+    subject::Subject,
+    wire,
+};
+
+/// Objects of a page.
+const PAGE: u64 = 500;
+
+/// One kind of list, over and over.
+#[derive(Debug)]
+struct List {
+    host: String,
+    path: String,
+    /// Where the next page starts.
+    token: Option<String>,
+}
+
+impl Work for List {
+    fn next(&mut self, request: &mut Vec<u8>) -> bool {
+        match self.token.take() {
+            Some(token) => {
+                wire::request(request, "GET", &format!("{}&continue={}", self.path, escaped(&token)), &self.host);
+            }
+            None => wire::request(request, "GET", &self.path, &self.host),
+        }
+        true
+    }
+    fn expects(&self) -> u16 {
+        200
+    }
+    fn answered(&mut self, start_of_body: &[u8]) -> Result<()> {
+        if self.path.contains("limit=") {
+            self.token = scan::next_page(start_of_body).map(str::to_owned);
+        }
+        Ok(())
+    }
+}
+
+/// Measures all kinds of lists of one namespace of so many pods, each beside the same bytes from
+/// a static buffer.
+pub(super) async fn measure(
+    subject: &Subject,
+    report: &mut Report,
+    objects: u64,
+    connections: &[usize],
+    time: Duration,
+) -> Result<()> {
+    let listed = objects.min(NAMESPACE_PODS);
+    let path = collection(&pods::namespace(0));
+    let raw = RawServer::start()?;
+    let static_bytes = Subject::running(raw.address, vec![raw.process()]);
+    for (what, query, each) in [
+        (format!("list {listed}"), "?resourceVersion=0".to_owned(), listed),
+        (format!("list pages of {PAGE}"), format!("?limit={PAGE}"), PAGE.min(listed)),
+        (
+            format!("list by label, {} of {listed}", listed / SHARDS),
+            "?labelSelector=shard%3Ds7".into(),
+            listed / SHARDS,
+        ),
+    ] {
+        for count in connections.iter().copied() {
+            let list = |_| List { host: subject.host(), path: format!("{path}{query}"), token: None };
+            let (_, row) = load::run(subject, (0..count).map(list).collect(), time).await?;
+            let (ours, size) = (row.bytes_per_second(), row.bytes / row.count.max(1));
+            report.row(what.clone(), objects, row);
+            let same = |_| List { host: static_bytes.host(), path: format!("/{size}"), token: None };
+            let (_, row) =
+                load::run(&static_bytes, (0..count).map(same).collect(), time.min(Duration::from_secs(1))).await?;
+            let bound = row.bytes_per_second();
+            report.row(format!("  {size} static bytes"), 0, row);
+            report.ratio(format!("{what}, {each} pods each, {count} connections: share of static bytes"), ours / bound);
+        }
+    }
+    Ok(())
+}
+
+/// The token as it goes into a query.
+fn escaped(token: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    token.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_follow_each_other_and_begin_again() {
+        let mut list = List { host: "h".into(), path: "/p?limit=2".into(), token: None };
+        let mut next = |answer: &str| {
+            let mut request = Vec::new();
+            assert!(list.next(&mut request));
+            list.answered(answer.as_bytes()).unwrap();
+            String::from_utf8(request).unwrap().lines().next().unwrap_or_default().to_owned()
+        };
+        assert_eq!(next(r#"{"metadata":{"continue":"a=="}}"#), "GET /p?limit=2 HTTP/1.1");
+        assert_eq!(next(r#"{"metadata":{}}"#), "GET /p?limit=2&continue=a%3D%3D HTTP/1.1");
+        assert_eq!(next("{}"), "GET /p?limit=2 HTTP/1.1");
+    }
+}

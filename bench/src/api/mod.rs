@@ -1,0 +1,58 @@
+//! `coracle-bench api`: the master, or any Kubernetes API server, over real HTTP.
+//!
+//! The server is a process of its own with its data on a disk; this process is the load. It shares
+//! the machine with the server, so it does as little as it can: one thread, requests as bytes,
+//! answers counted but not decoded. [`suite`] says what is measured in which order.
+//!
+//! Invariant: a figure is printed only if every answer it counts was the expected one.
+
+mod args;
+mod connection;
+mod deliveries;
+mod histogram;
+mod limits;
+mod lists;
+mod load;
+mod memory;
+mod minion;
+mod objects;
+mod pods;
+mod raw_server;
+mod report;
+mod scan;
+mod subject;
+mod suite;
+mod usage;
+mod watch;
+mod wire;
+
+use anyhow::{Result, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+
+pub(crate) use args::ApiArgs;
+
+/// Runs the measurement, or the part of it that the arguments name.
+pub(crate) fn run(args: ApiArgs) -> Result<()> {
+    if let Some(args::Part::RawServer) = args.part {
+        return raw_server::run();
+    }
+    raise_file_limit()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        // Dropping the measurement stops and removes what it started.
+        tokio::select! {
+            result = suite::run(&args) => result,
+            _ = interrupt.recv() => bail!("interrupted"),
+            _ = terminate.recv() => bail!("terminated"),
+        }
+    })
+}
+
+/// A thousand watchers are a thousand sockets here, and in the server, which inherits the limit.
+fn raise_file_limit() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    Ok(())
+}

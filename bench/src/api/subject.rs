@@ -1,0 +1,173 @@
+//! The server that is measured: a `coracle master` of our own, with etcd if asked for, or one that
+//! runs already.
+
+use std::{
+    fs::File,
+    net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use coracle_tests::{coracle, http, measure};
+use tempfile::TempDir;
+
+use super::args::{StoreKind, Watched};
+
+/// How long a server may take to be ready; with a million objects that is a while.
+const READY_LIMIT: Duration = Duration::from_secs(300);
+
+/// A process whose costs are measured.
+#[derive(Debug, Clone)]
+pub(super) struct Process {
+    /// What the table calls it.
+    pub(super) name: String,
+    /// Its id.
+    pub(super) pid: u32,
+}
+
+/// A server under load.
+#[derive(Debug)]
+pub(super) struct Subject {
+    /// Where it answers.
+    pub(super) address: SocketAddr,
+    /// Its processes. None for a foreign server whose processes were not named.
+    pub(super) processes: Vec<Process>,
+    own: Option<Own>,
+}
+
+/// A server that this program started, and stops and removes.
+#[derive(Debug)]
+struct Own {
+    master: Option<Child>,
+    etcd: Option<(Child, u16)>,
+    /// Dropped, and thereby removed, after the processes were killed.
+    dir: TempDir,
+}
+
+impl Subject {
+    /// Starts a master with an empty store in a directory of its own below `dir`.
+    pub(super) fn start(store: StoreKind, dir: &Path) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("api-").tempdir_in(dir)?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let own = Own { master: None, etcd: None, dir };
+        let mut subject = Self { address, processes: Vec::new(), own: Some(own) };
+        if store == StoreKind::Etcd {
+            subject.start_etcd()?;
+        }
+        subject.launch()?;
+        Ok(subject)
+    }
+
+    /// A server that runs already.
+    pub(super) fn at(url: &str, processes: &[Watched]) -> Result<Self> {
+        let rest = url.strip_prefix("http://").with_context(|| format!("--url {url}: only http:// is measured"))?;
+        let host = rest.trim_end_matches('/');
+        let mut found = host.to_socket_addrs().with_context(|| format!("--url {url}: expected http://HOST:PORT"))?;
+        let address = found.find(|a| a.ip().is_loopback());
+        let address = address.with_context(|| format!("--url {url}: only servers of this machine are measured"))?;
+        let processes = processes.iter().map(|w| Process { name: w.name.clone(), pid: w.pid }).collect();
+        Ok(Self::running(address, processes))
+    }
+
+    /// A server that somebody else started and stops.
+    pub(super) fn running(address: SocketAddr, processes: Vec<Process>) -> Self {
+        Self { address, processes, own: None }
+    }
+
+    /// The host header of requests.
+    pub(super) fn host(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Resident bytes of all its processes.
+    pub(super) fn resident(&self) -> Result<u64> {
+        self.processes.iter().map(|p| measure::resident_bytes(p.pid)).sum()
+    }
+
+    /// Kills the master with SIGKILL and starts it again on the same data; the time until it is
+    /// ready.
+    pub(super) fn restart(&mut self) -> Result<Duration> {
+        let own = self.own.as_mut().context("a server that runs already is not restarted")?;
+        kill(own.master.take());
+        self.launch()
+    }
+
+    /// The time from starting the process until `/readyz` answers 200.
+    fn launch(&mut self) -> Result<Duration> {
+        let own = self.own.as_mut().context("a server that runs already is not started")?;
+        let log = own.dir.path().join("master.log");
+        let mut command = Command::new(coracle());
+        command.arg("master").arg("--data-dir").arg(own.dir.path().join("data"));
+        command.args(["--listen", &self.address.to_string()]);
+        if let Some((_, port)) = &own.etcd {
+            command.args(["--store", &format!("etcd://127.0.0.1:{port}")]);
+        }
+        let begun = Instant::now();
+        let child = spawn(&mut command, &log)?;
+        let pid = child.id();
+        own.master = Some(child);
+        self.processes.retain(|p| p.name != "master");
+        self.processes.insert(0, Process { name: "master".into(), pid });
+        let child = own.master.as_mut().context("the master was just started")?;
+        wait_ready(child, &log, || http::get_status(self.address, "/readyz") == Some(200))?;
+        Ok(begun.elapsed())
+    }
+
+    fn start_etcd(&mut self) -> Result<()> {
+        let own = self.own.as_mut().context("a server that runs already has its store")?;
+        let (client, peer) = (free_port()?, free_port()?);
+        let (clients, peers) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let log = own.dir.path().join("etcd.log");
+        let mut command = Command::new("etcd");
+        command.arg("--data-dir").arg(own.dir.path().join("etcd"));
+        command.args(["--name", "bench", "--initial-cluster", &format!("bench={peers}")]);
+        command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
+        command.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
+        command.args(["--quota-backend-bytes", "8589934592", "--auto-compaction-retention", "5m"]);
+        let child = spawn(&mut command, &log)?;
+        self.processes.push(Process { name: "etcd".into(), pid: child.id() });
+        let (child, _) = own.etcd.insert((child, client));
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, client));
+        wait_ready(child, &log, || http::get(address, "/health").is_some_and(|body| body.contains("true")))
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        kill(self.master.take());
+        kill(self.etcd.take().map(|(child, _)| child));
+    }
+}
+
+fn kill(child: Option<Child>) {
+    if let Some(mut child) = child {
+        // It may have ended by itself.
+        drop(child.kill());
+        drop(child.wait());
+    }
+}
+
+fn spawn(command: &mut Command, log: &Path) -> Result<Child> {
+    let file = File::options().create(true).append(true).open(log)?;
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    let program = PathBuf::from(command.get_program());
+    command.spawn().with_context(|| format!("starting {}: is it built, or in PATH?", program.display()))
+}
+
+fn wait_ready(child: &mut Child, log: &Path, is_ready: impl Fn() -> bool) -> Result<()> {
+    let deadline = Instant::now() + READY_LIMIT;
+    while !is_ready() {
+        if let Some(status) = child.try_wait()? {
+            bail!("it ended with {status}:\n{}", std::fs::read_to_string(log).unwrap_or_default());
+        }
+        ensure!(Instant::now() < deadline, "not ready within {READY_LIMIT:?}: {}", log.display());
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
