@@ -19,8 +19,8 @@ Through a link named kubecfg this binary speaks only that.";
 #[derive(Debug, Parser)]
 #[command(name = "coracle", version, about, after_help = AFTER_HELP, arg_required_else_help = true)]
 pub(crate) struct Cli {
-    /// Address of the master
-    #[arg(long, short = 's', global = true, env = "KUBERNETES_MASTER", value_name = "URL", default_value = DEFAULT_MASTER)]
+    /// Address of the master, or of several; the first that answers is used
+    #[arg(long, short = 's', global = true, env = "KUBERNETES_MASTER", value_name = "URL[,URL]", default_value = DEFAULT_MASTER)]
     pub(crate) master: String,
     /// Namespace of the request
     #[arg(long, short = 'n', global = true, value_name = "NS", default_value = "default")]
@@ -35,7 +35,7 @@ pub(crate) enum Command {
     Up(ServerArgs),
     /// Run a master
     Master(ServerArgs),
-    /// Run a minion that joins the master given by --master
+    /// Run a minion that joins the masters given by --master
     Minion(MinionArgs),
     /// Remove everything a cluster left on this host
     Reset(ResetArgs),
@@ -90,7 +90,7 @@ pub(crate) struct ServerArgs {
     pub(crate) service_cidr: Option<Ipv4Net>,
 }
 
-/// `coracle minion`; the master comes from `--master`.
+/// `coracle minion`; the masters come from `--master`.
 #[derive(Debug, Args)]
 pub(crate) struct MinionArgs {
     /// Name of this node [default: the host's name]
@@ -334,7 +334,7 @@ mod tests {
         for line in [
             "coracle up --data-dir /d --listen 127.0.0.1:0 --docker unix:///s --pod-cidr 10.1.0.0/16 --service-cidr 10.2.0.0/16",
             "coracle master --name a",
-            "coracle minion --master http://h:1 --name a --address 10.0.0.1 --docker /s --data-dir /d",
+            "coracle minion --master http://h:1,http://i:1 --name a --address 10.0.0.1 --docker /s --data-dir /d",
             "coracle reset --data-dir /d --yes",
             "coracle get pods -A -o wide -w",
             "coracle -n x get po/a rc/b",

@@ -60,6 +60,7 @@ impl From<anyhow::Error> for Failure {
 pub(crate) fn client_sentence(error: &ClientError) -> String {
     match error {
         ClientError::Connect { .. } => format!("{error} (is the master running? try: coracle up)"),
+        ClientError::Unknown { .. } => format!("{error} (look before trying again)"),
         ClientError::Timeout { .. } => format!("{error} (the outcome is unknown: look before trying again)"),
         _ => error.to_string(),
     }

@@ -1,8 +1,8 @@
-//! One master, spoken to in JSON. Owns nothing but the connection; `Warning:` headers of every
+//! The cluster's masters, spoken to in JSON. Owns nothing but the connection; `Warning:` headers of every
 //! answer go to stderr.
 
 use bytes::Bytes;
-use coracle_api::client::{Client, ClientError, Transport};
+use coracle_api::client::{Client, ClientError};
 use http::{HeaderMap, Method, Response};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -14,10 +14,10 @@ const BODY_BYTES_MAX: usize = 4 << 30;
 /// Where a master listens unless told otherwise.
 pub(crate) const DEFAULT_MASTER: &str = "http://127.0.0.1:8080";
 
-/// A connection to one master.
+/// A connection to the masters of one cluster.
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
-    transport: Transport,
+    client: Client,
 }
 
 /// An answer with its HTTP status.
@@ -27,19 +27,19 @@ pub(crate) struct Answer {
 }
 
 impl Session {
-    /// A session with the master at `server`; connects on first use.
-    pub(crate) fn new(server: &str) -> Result<Self, ClientError> {
-        Ok(Self { transport: Client::new(server)?.transport().clone() })
+    /// A session with the masters at `servers`, several with commas between; connects on first use.
+    pub(crate) fn new(servers: &str) -> Result<Self, ClientError> {
+        Ok(Self { client: Client::new(servers)? })
     }
 
-    /// `host:port`
-    pub(crate) fn authority(&self) -> &str {
-        self.transport.authority()
+    /// The typed side of the same connection.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
-    /// `http://host:port`
+    /// The master that is asked first: `http://host:port`
     pub(crate) fn server(&self) -> &str {
-        self.transport.server()
+        self.client.transport().server()
     }
 
     /// Sends a request and hands out the body as it streams in.
@@ -50,7 +50,7 @@ impl Session {
         body: Option<&Value>,
     ) -> Result<Response<Incoming>, ClientError> {
         let body = body.map(|b| Bytes::from(b.to_string()));
-        let response = self.transport.open(method, path, body).await?;
+        let response = self.client.transport().open(method, path, body).await?;
         for warning in warnings(response.headers()) {
             crate::output::note(&format!("Warning: {warning}"));
         }

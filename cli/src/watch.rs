@@ -2,10 +2,10 @@
 //!
 //! Invariant: `version` is the last one seen, so that a broken watch goes on without a gap.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use coracle_api::{ApiError, client::ClientError};
+use coracle_api::{ApiError, client::ClientError, error::Reason};
 use http::Method;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -21,6 +21,10 @@ const LINE_BYTES_MAX: usize = 16 << 20;
 /// A master that does not come back within this many tries, this far apart, is down.
 const RECONNECTS_MAX: u32 = 20;
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+/// How long a master may take to hear of a version that another one told.
+const EARLY_MAX: Duration = Duration::from_secs(3);
+/// The master sends a bookmark at least every 30 s; a connection silent for longer is dead.
+const SILENCE_MAX: Duration = Duration::from_secs(75);
 
 /// One change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub(crate) struct Watch {
     body: Option<Incoming>,
     buffer: BytesMut,
     reconnects: u32,
+    /// Since when the masters have not heard of `version`.
+    early: Option<Instant>,
 }
 
 impl Watch {
@@ -54,6 +60,7 @@ impl Watch {
             body: None,
             buffer: BytesMut::new(),
             reconnects: 0,
+            early: None,
         }
     }
 
@@ -78,19 +85,31 @@ impl Watch {
 
     async fn read_more(&mut self) -> Result<(), ClientError> {
         let Some(body) = &mut self.body else { return self.connect().await };
-        match body.frame().await {
-            Some(Ok(frame)) => {
+        match tokio::time::timeout(SILENCE_MAX, body.frame()).await {
+            Ok(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
                     self.buffer.extend_from_slice(&data);
                     self.reconnects = 0;
                 }
             }
-            Some(Err(_)) | None => {
-                self.body = None;
-                self.buffer.clear();
-            }
+            Ok(Some(Err(_)) | None) | Err(_) => self.close(),
         }
         Ok(())
+    }
+
+    fn close(&mut self) {
+        self.body = None;
+        self.buffer.clear();
+    }
+
+    /// Whether to ask again; else the version is one that this cluster does not have (any more).
+    fn wait_for_version(&mut self, error: ClientError) -> Result<(), ClientError> {
+        self.reconnects = self.reconnects.max(1);
+        let since = *self.early.get_or_insert_with(Instant::now);
+        if since.elapsed() < EARLY_MAX {
+            return Ok(());
+        }
+        Err(ApiError::new(Reason::Expired, error.to_string()).into())
     }
 
     async fn connect(&mut self) -> Result<(), ClientError> {
@@ -111,6 +130,7 @@ impl Watch {
         );
         match self.session.open(Method::GET, &path, None).await {
             Ok(response) => self.body = Some(response.into_body()),
+            Err(e) if e.is_early() => self.wait_for_version(e)?,
             Err(e) if e.is_transient() && self.reconnects <= RECONNECTS_MAX => {}
             Err(e) => return Err(e),
         }
@@ -130,10 +150,16 @@ impl Watch {
             "BOOKMARK" => None,
             "ERROR" => {
                 let code = object["code"].as_u64().and_then(|c| u16::try_from(c).ok()).unwrap_or(500);
-                return Err(ApiError::from_json(code, object.to_string().as_bytes()).into());
+                let error = ClientError::from(ApiError::from_json(code, object.to_string().as_bytes()));
+                if !error.is_early() {
+                    return Err(error);
+                }
+                self.close();
+                return self.wait_for_version(error).map(|()| None);
             }
             other => return Err(protocol(&self.path, format!("unknown event type '{other}'"))),
         };
+        self.early = None;
         let version = text(&object, "/metadata/resourceVersion");
         if !version.is_empty() {
             self.version = version.to_owned();

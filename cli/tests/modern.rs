@@ -51,6 +51,24 @@ fn errors_name_the_object_and_exit_1_and_wrong_use_exits_2() {
 }
 
 #[test]
+fn of_several_masters_the_first_that_answers_is_used() {
+    let fake = Fake::start(|_, r| match r.path.as_str() {
+        "/version" => ok(json!({"gitVersion": "v1"})),
+        _ => ok(list(vec![pod("a")])),
+    });
+    let masters = format!("http://127.0.0.1:1,{}", fake.url);
+    assert_eq!(fake.run(&["--master", &masters, "get", "po", "-o", "name"]).good(), "pod/a\n");
+    assert!(fake.run(&["--master", &masters, "version"]).good().contains(&fake.url));
+    let kubecfg = fake.command(&["list", "pods"]).env("KUBERNETES_MASTER", &masters).output().unwrap();
+    assert!(kubecfg.status.success(), "{kubecfg:?}");
+    let ran = fake.run(&["--master", "127.0.0.1:1,127.0.0.1:2", "get", "pods"]);
+    assert_eq!(ran.code, 1);
+    for part in ["none of the 2 masters", "127.0.0.1:1: Connection refused", "127.0.0.1:2: Connection", "--master"] {
+        assert!(ran.err.contains(part), "'{part}' is not in: {}", ran.err);
+    }
+}
+
+#[test]
 fn an_empty_list_is_a_note_and_success() {
     let fake = Fake::start(|_, _| ok(list(vec![])));
     let ran = fake.run(&["get", "pods"]);

@@ -33,7 +33,7 @@ use crate::{
         server::NodeServer,
         tunnel,
     },
-    pods::{self, ApiReporter, Manager},
+    pods::{self, ApiReporter, Manager, PodQuery},
     proxy::{self, ProxyConfig},
     record::{DirLock, Record},
     runtime::{
@@ -54,7 +54,7 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_millis(900);
 /// How to run a minion.
 #[derive(Debug, Clone)]
 pub struct MinionConfig {
-    /// The master: `http://host:port`.
+    /// The master: `http://host:port`; or several with commas between, of which any will do.
     pub master: String,
     /// The node's name; the host's name by default.
     pub name: Option<String>,
@@ -196,11 +196,13 @@ impl Minion {
             parts.token(),
         );
         parts.run("heartbeat", beating);
-        let server =
-            NodeServer::new(runtime, Arc::new(move |query| manager.find(query)), parts.tasks.clone(), parts.token());
-        let tunnelling =
-            tunnel::run(client.transport().clone(), name.clone(), server, parts.tasks.clone(), parts.token());
-        parts.run("tunnel", tunnelling);
+        let find = Arc::new(move |query: &PodQuery| manager.find(query));
+        let server = Arc::new(NodeServer::new(runtime, find, parts.tasks.clone(), parts.token()));
+        // Any master may be asked for logs, so each needs a way here.
+        for master in client.transport().each().map_err(StartError::Master)? {
+            let tunnelling = tunnel::run(master, name.clone(), Arc::clone(&server), parts.tasks.clone(), parts.token());
+            parts.run("tunnel", tunnelling);
+        }
         tracing::info!(node = name, %address, %pod_cidr, cluster = cluster.cluster_id, "the minion runs");
         Ok(Self { name, cluster_id: cluster.cluster_id, pod_cidr, parts, network: Some(network), synced, _lock: lock })
     }

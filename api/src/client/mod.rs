@@ -1,11 +1,18 @@
 //! The typed client: every other part of the project meets the master through it.
+//!
+//! [`Client`] and [`Api`] speak of objects, [`Reflector`] keeps a cache of them, [`Transport`] finds
+//! a master that answers (`round`: which; `link`: how), [`ClientError`] says why none did.
 
+mod failure;
+mod link;
 mod reflector;
+mod round;
 mod transport;
 mod watch;
 
+pub use failure::{ClientError, Unreached};
 pub use reflector::{Change, Reflector};
-pub use transport::{ClientError, Transport};
+pub use transport::{Patience, Transport};
 pub use watch::{WatchEvent, WatchStream};
 
 use bytes::Bytes;
@@ -35,17 +42,22 @@ pub struct ObjectList<T> {
     pub resource_version: String,
 }
 
-/// A client of one master.
+/// A client of one cluster.
 #[derive(Debug, Clone)]
 pub struct Client {
     transport: Transport,
 }
 
 impl Client {
-    /// A client of the master at `server`: `http://host:port`, `host:port` or `host`. Connects on
-    /// first use. Errors only when the text is not an address.
-    pub fn new(server: &str) -> Result<Self, ClientError> {
-        Ok(Self { transport: Transport::new(server)? })
+    /// A client of the masters at `servers`: `http://host:port`, `host:port` or `host`, several with
+    /// commas between. Connects on first use. Errors only when the text holds no address.
+    pub fn new(servers: &str) -> Result<Self, ClientError> {
+        Self::with_patience(servers, Patience::default())
+    }
+
+    /// [`Client::new`] with other waiting times.
+    pub fn with_patience(servers: &str, patience: Patience) -> Result<Self, ClientError> {
+        Ok(Self { transport: Transport::new(servers, patience)? })
     }
 
     /// The bare HTTP side, for paths that are not objects.
@@ -141,13 +153,19 @@ impl<T: TypedObject> Api<T> {
 
     /// Lists objects.
     pub async fn list(&self, params: &ListParams) -> Result<ObjectList<T>, ClientError> {
+        self.list_since(params, "").await
+    }
+
+    /// A list no older than `version`, if that is not empty. A master that has not heard of it yet
+    /// answers with an error that [`ClientError::is_early`].
+    async fn list_since(&self, params: &ListParams, version: &str) -> Result<ObjectList<T>, ClientError> {
         #[derive(Deserialize)]
         #[serde(bound = "T: serde::de::DeserializeOwned")]
         struct Wire<T> {
             metadata: ListMeta,
             items: Option<Vec<T>>,
         }
-        let path = format!("{}{}", self.path(None, None), query(params, &[]));
+        let path = format!("{}{}", self.path(None, None), query(params, &[("resourceVersion", version)]));
         let bytes = self.transport.json(Method::GET, &path, None).await?;
         let wire: Wire<T> = serde_json::from_slice(&bytes).map_err(|e| ClientError::protocol(&path, e))?;
         Ok(ObjectList {
@@ -160,8 +178,8 @@ impl<T: TypedObject> Api<T> {
     pub async fn watch(&self, params: &ListParams, resource_version: &str) -> Result<WatchStream<T>, ClientError> {
         let extra = [("watch", "true"), ("allowWatchBookmarks", "true"), ("resourceVersion", resource_version)];
         let path = format!("{}{}", self.path(None, None), query(params, &extra));
-        let response = self.transport.open(Method::GET, &path, None).await?;
-        Ok(WatchStream::new(response.into_body()))
+        let (response, master) = self.transport.open_at(Method::GET, &path, None).await?;
+        Ok(WatchStream::new(response.into_body(), master))
     }
 
     /// Creates an object.

@@ -1,12 +1,19 @@
 //! List, then watch, for ever: the loop that keeps a cache equal to the server.
 //!
 //! ```text
-//!   List --ok--> Start(rv) --ok--> Watching(rv) --end/error--> Start(rv)
-//!    ^              |                  |
-//!    +---- 410 -----+------ 410 -------+        errors back off, in any state
+//!   List --ok--> Start --ok--> Watching --end/error--> Start
+//!    ^             |              |
+//!    +---- 410 ----+----- 410 ----+        errors back off, in any state
 //! ```
+//!
+//! The last version seen goes along: a watch goes on from it at whichever master, and a list must
+//! not be older. A master that has not heard of it yet says so, and is asked again for a moment.
+//!
+//! Invariant: the cache never goes back in time, unless the cluster itself did.
 
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{Api, ClientError, ListParams, WatchEvent, WatchStream};
 use crate::kinds::{Object, TypedObject};
@@ -15,6 +22,10 @@ const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// The server sends a bookmark at least every 30 s; a connection silent for longer is dead.
 const SILENCE_MAX: Duration = Duration::from_secs(75);
+/// How long a master may take to hear of what another one told. After that the cluster is taken to
+/// have no such version (any more), as after a restore.
+const EARLY_MAX: Duration = Duration::from_secs(3);
+const EARLY_PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// What a reflector reports.
 #[derive(Debug, Clone)]
@@ -32,8 +43,8 @@ pub enum Change<T> {
 #[derive(Debug)]
 enum State<T> {
     List,
-    Start { resource_version: String },
-    Watching { resource_version: String, stream: WatchStream<T> },
+    Start,
+    Watching(WatchStream<T>),
 }
 
 /// The loop. Call [`Reflector::next`] again and again.
@@ -42,14 +53,19 @@ pub struct Reflector<T> {
     api: Api<T>,
     params: ListParams,
     state: State<T>,
+    /// The last version seen; empty before the first list.
+    version: String,
+    /// Since when masters have not heard of `version`.
+    early: Option<Instant>,
     backoff: Duration,
-    retry_at: Option<tokio::time::Instant>,
+    retry_at: Option<Instant>,
 }
 
 impl<T: TypedObject> Reflector<T> {
     /// A reflector of what `params` selects. Does nothing until asked.
     pub fn new(api: Api<T>, params: ListParams) -> Self {
-        Self { api, params, state: State::List, backoff: BACKOFF_MIN, retry_at: None }
+        let version = String::new();
+        Self { api, params, state: State::List, version, early: None, backoff: BACKOFF_MIN, retry_at: None }
     }
 
     /// The next change. Cancel-safe: state moves only after an await has finished.
@@ -59,61 +75,112 @@ impl<T: TypedObject> Reflector<T> {
                 tokio::time::sleep_until(at).await;
                 self.retry_at = None;
             }
-            match &mut self.state {
-                State::List => match self.api.list(&self.params).await {
+            let step = match &mut self.state {
+                State::List => match self.api.list_since(&self.params, &self.version).await {
                     Ok(list) => {
-                        self.backoff = BACKOFF_MIN;
-                        self.state = State::Start { resource_version: list.resource_version };
-                        return Change::Replaced(list.items);
+                        self.went_well();
+                        self.version = list.resource_version;
+                        self.state = State::Start;
+                        Ok(Some(Change::Replaced(list.items)))
                     }
-                    Err(e) => return self.failed(&e),
+                    Err(e) => Err(e),
                 },
-                State::Start { resource_version } => {
-                    let resource_version = resource_version.clone();
-                    match self.api.watch(&self.params, &resource_version).await {
-                        Ok(stream) => self.state = State::Watching { resource_version, stream },
-                        Err(e) => return self.failed(&e),
+                State::Start => match self.api.watch(&self.params, &self.version).await {
+                    Ok(stream) => {
+                        self.state = State::Watching(stream);
+                        Ok(None)
+                    }
+                    Err(e) => Err(e),
+                },
+                State::Watching(stream) => {
+                    let transport = &self.api.transport;
+                    let master = stream.master();
+                    // Cancel-safe: bytes read so far stay in the stream's buffer, the other arm only looks.
+                    let event = tokio::select! {
+                        event = tokio::time::timeout(SILENCE_MAX, stream.next()) => event,
+                        // Other requests found it gone before this connection shows it.
+                        () = transport.left(master) => Ok(None),
+                    };
+                    if event.is_err() {
+                        transport.avoid(master);
+                    }
+                    match event.unwrap_or(None) {
+                        Some(Ok(event)) => {
+                            self.went_well();
+                            Ok(self.take(event))
+                        }
+                        Some(Err(e)) => Err(e),
+                        None => {
+                            self.state = State::Start;
+                            self.retry_at = Some(Instant::now() + BACKOFF_MIN);
+                            Ok(None)
+                        }
                     }
                 }
-                State::Watching { resource_version, stream } => {
-                    let event = match tokio::time::timeout(SILENCE_MAX, stream.next()).await {
-                        Ok(Some(Ok(event))) => event,
-                        Ok(Some(Err(e))) => return self.failed(&e),
-                        Ok(None) | Err(_) => {
-                            let resource_version = std::mem::take(resource_version);
-                            self.state = State::Start { resource_version };
-                            self.retry_at = Some(tokio::time::Instant::now() + BACKOFF_MIN);
-                            continue;
-                        }
-                    };
-                    self.backoff = BACKOFF_MIN;
-                    match event {
-                        WatchEvent::Bookmark(version) => *resource_version = version,
-                        WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                            *resource_version = version_of(&object);
-                            return Change::Applied(object);
-                        }
-                        WatchEvent::Deleted(object) => {
-                            *resource_version = version_of(&object);
-                            return Change::Deleted(object);
-                        }
+            };
+            match step {
+                Ok(None) => {}
+                Ok(Some(change)) => return change,
+                Err(error) => {
+                    if let Some(change) = self.failed(&error) {
+                        return change;
                     }
                 }
             }
         }
     }
 
-    fn failed(&mut self, error: &ClientError) -> Change<T> {
-        let state = std::mem::replace(&mut self.state, State::List);
-        self.state = match state {
-            State::Start { resource_version } | State::Watching { resource_version, .. } if !error.is_expired() => {
-                State::Start { resource_version }
+    fn take(&mut self, event: WatchEvent<T>) -> Option<Change<T>> {
+        let (change, version) = match event {
+            WatchEvent::Bookmark(version) => (None, version),
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                let version = version_of(&object);
+                (Some(Change::Applied(object)), version)
             }
-            _ => State::List,
+            WatchEvent::Deleted(object) => {
+                let version = version_of(&object);
+                (Some(Change::Deleted(object)), version)
+            }
         };
-        self.retry_at = Some(tokio::time::Instant::now() + self.backoff);
+        self.version = version;
+        change
+    }
+
+    fn went_well(&mut self) {
+        self.backoff = BACKOFF_MIN;
+        self.early = None;
+    }
+
+    /// What to report of an error, if anything.
+    fn failed(&mut self, error: &ClientError) -> Option<Change<T>> {
+        let now = Instant::now();
+        let mut pause = self.backoff;
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
-        Change::Interrupted(error.to_string())
+        let master = match std::mem::replace(&mut self.state, State::List) {
+            State::Watching(stream) => {
+                self.state = State::Start;
+                Some(stream.master())
+            }
+            State::Start => {
+                self.state = State::Start;
+                None
+            }
+            State::List => None,
+        };
+        let waits = error.is_early() && now < *self.early.get_or_insert(now) + EARLY_MAX;
+        if waits {
+            pause = pause.min(EARLY_PAUSE_MAX);
+        } else if error.is_early() {
+            // Another master is less likely to be behind.
+            self.api.transport.avoid(master.unwrap_or_else(|| self.api.transport.at()));
+            self.early = None;
+            self.version.clear();
+            self.state = State::List;
+        } else if error.is_expired() {
+            self.state = State::List;
+        }
+        self.retry_at = Some(now + pause);
+        (!waits).then(|| Change::Interrupted(error.to_string()))
     }
 }
 

@@ -32,6 +32,8 @@ pub enum WatchEvent<T> {
 #[derive(Debug)]
 pub struct WatchStream<T> {
     body: Incoming,
+    /// The index of the master that it is from.
+    master: usize,
     buffer: BytesMut,
     marker: std::marker::PhantomData<fn() -> T>,
 }
@@ -44,8 +46,12 @@ struct Line<'a> {
 }
 
 impl<T: TypedObject> WatchStream<T> {
-    pub(super) fn new(body: Incoming) -> Self {
-        Self { body, buffer: BytesMut::new(), marker: std::marker::PhantomData }
+    pub(super) fn new(body: Incoming, master: usize) -> Self {
+        Self { body, master, buffer: BytesMut::new(), marker: std::marker::PhantomData }
+    }
+
+    pub(super) fn master(&self) -> usize {
+        self.master
     }
 
     /// The next change; `None` when the server ended the watch. An `ERROR` line becomes

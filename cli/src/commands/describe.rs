@@ -83,7 +83,7 @@ async fn examine(
 
 /// All objects of a kind in the namespace.
 async fn all<T: TypedObject>(context: &Context) -> Outcome<Vec<T>> {
-    let client = coracle_api::client::Client::new(context.session.server())?;
+    let client = context.session.client();
     let api = if T::row().namespaced { client.namespaced::<T>(&context.namespace) } else { client.all::<T>() };
     Ok(api.list(&ListParams::default()).await?.items)
 }

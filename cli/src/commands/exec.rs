@@ -33,7 +33,6 @@ use crate::{
     terminal::{self, RawMode},
 };
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The master answers the handshake once the minion started the command.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 const STDIN_BYTES: usize = 32 << 10;
@@ -68,17 +67,7 @@ fn path(context: &Context, pod: &str, container: &str, args: &ExecArgs) -> Strin
 }
 
 async fn connect(context: &Context, path: &str) -> Outcome<Socket> {
-    let authority = context.session.authority();
-    let unreachable = |cause: String| {
-        Failure::Client(coracle_api::client::ClientError::Connect {
-            server: context.session.server().to_owned(),
-            cause,
-        })
-    };
-    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(authority))
-        .await
-        .map_err(|_| unreachable("it does not answer".to_owned()))?
-        .map_err(|e| unreachable(e.to_string()))?;
+    let (stream, authority) = context.session.client().transport().connect().await?;
     stream.set_nodelay(true)?;
     let failed = |e: tungstenite::Error| handshake_failure(e);
     let mut request = format!("ws://{authority}{path}").into_client_request().map_err(failed)?;

@@ -81,12 +81,12 @@ fn master_failed() -> Result<()> {
     bail!("a part of the master ended by itself; see the log, and start it again")
 }
 
-/// A minion of a master elsewhere.
-pub(crate) async fn minion(args: MinionArgs, master: &str) -> Result<()> {
+/// A minion of masters elsewhere.
+pub(crate) async fn minion(args: MinionArgs, masters: &str) -> Result<()> {
     log_to_stderr();
     let mut signals = StopSignals::new()?;
-    say(&format!("master: {master}"));
-    let mut config = MinionConfig::new(master, args.data_dir.join(MINION_DIR));
+    say(&format!("master: {masters}"));
+    let mut config = MinionConfig::new(masters, args.data_dir.join(MINION_DIR));
     (config.name, config.address, config.docker) = (args.name, args.address, args.docker);
     run_minion(config, &mut signals, |minion| {
         say(&format!("ready: {} with pods in {}", minion.name(), minion.pod_cidr()));

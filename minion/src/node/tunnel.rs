@@ -1,5 +1,6 @@
-//! The connection on which the master reaches this minion. The minion opens it, as it opens all
-//! its connections, and then serves HTTP/2 on it: nothing listens on a minion.
+//! The connection on which a master reaches this minion. The minion opens it, as it opens all
+//! its connections, and then serves HTTP/2 on it: nothing listens on a minion. Each master has its
+//! own.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -42,15 +43,14 @@ enum TunnelError {
     Name(#[from] http::Error),
 }
 
-/// Keeps a tunnel open until cancelled.
+/// Keeps a tunnel to one master open until cancelled.
 pub async fn run<R: Runtime>(
     transport: Transport,
     node: String,
-    server: NodeServer<R>,
+    server: Arc<NodeServer<R>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 ) {
-    let server = Arc::new(server);
     let mut backoff = Backoff::new();
     while !shutdown.is_cancelled() {
         let began = Instant::now();

@@ -99,7 +99,7 @@ impl MinionEnd {
                 Err(FindError::NotFound(format!("pod {}/{} is not on this node", query.namespace, query.pod)))
             }
         });
-        let server = NodeServer::new(Arc::clone(&b.runtime), find, tasks.clone(), shutdown.clone());
+        let server = Arc::new(NodeServer::new(Arc::clone(&b.runtime), find, tasks.clone(), shutdown.clone()));
         let transport = Client::new(master).unwrap().transport().clone();
         tasks.spawn(tunnel::run(transport, "test-node".into(), server, tasks.clone(), shutdown.clone()));
         Self { tasks, shutdown }
