@@ -35,6 +35,8 @@ use crate::{
 const NODE_PREFIX: u8 = 24;
 /// How long pods outlive their Node object. A minion that lives creates it again with its next beat.
 const HOMELESS_LIFE: Duration = Duration::from_secs(30);
+/// How often the marks of all pods are checked, besides those on minions that fall silent or return.
+const LOOK_AT_ALL: Duration = Duration::from_secs(60);
 /// On the status of a pod whose minion is silent.
 pub(crate) const NODE_LOST: &str = "NodeLost";
 
@@ -113,6 +115,10 @@ struct Memory {
     /// When this master began to listen, or came back from a standstill.
     listening_since: Instant,
     nodes: BTreeMap<CompactString, Known>,
+    /// Whose pods were marked as lost.
+    lost: BTreeSet<CompactString>,
+    /// When the pods of all nodes were looked at, and all were as they should be.
+    looked_at_all: Option<Instant>,
     /// Nodes that pods name and that have no object, and since when.
     missing: BTreeMap<CompactString, Instant>,
 }
@@ -125,7 +131,13 @@ impl NodeController {
         let mut announcements = self.announcements.clone();
         let mut period = tokio::time::interval(self.beat / 2);
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut memory = Memory { listening_since: Instant::now(), nodes: BTreeMap::new(), missing: BTreeMap::new() };
+        let mut memory = Memory {
+            listening_since: Instant::now(),
+            nodes: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            looked_at_all: None,
+            missing: BTreeMap::new(),
+        };
         loop {
             let asleep = Instant::now();
             // Every arm only wakes: all are cancel-safe, and the round starts from full state.
@@ -178,9 +190,11 @@ impl NodeController {
                 result => tell(result, "a minion's health could not be written"),
             }
         }
-        let lost = |node: &str| Some(health.get(node)?.as_ref()?.status == "Unknown");
-        self.mark_pods(lost).await;
+        let lost =
+            health.iter().filter_map(|(node, h)| Some((CompactString::from(*node), h.as_ref()?.status == "Unknown")));
+        let lost: BTreeMap<CompactString, bool> = lost.collect();
         drop(health);
+        self.mark_pods(memory, &lost, now).await;
         self.remove_homeless(memory, now).await;
     }
 
@@ -263,16 +277,27 @@ impl NodeController {
     }
 
     /// Says on each live pod whether its state is still known. `lost` says so of a node, if it is
-    /// known.
-    async fn mark_pods(&self, lost: impl Fn(&str) -> Option<bool>) {
-        let wrong = |p: &PodFacts| {
-            let lost = lost(p.node.as_deref()?)?;
-            (p.lost != lost && !p.phase.is_terminal()).then_some(lost)
-        };
+    /// known. Looks at the pods of lost nodes, of those that were lost in the round before, and,
+    /// now and then, at all.
+    async fn mark_pods(&self, memory: &mut Memory, lost: &BTreeMap<CompactString, bool>, now: Instant) {
         let pods = self.registry.snapshot(Pod::row());
-        let pods = pods.entries.values().filter_map(|e| Some((e.clone(), wrong(e.pod()?)?)));
-        let mark = async |pod: Arc<Entry>, lost: bool| {
-            let node = pod.pod().and_then(|p| p.node.clone()).unwrap_or_default();
+        let all = memory.looked_at_all.is_none_or(|at| now.duration_since(at) > LOOK_AT_ALL);
+        if all {
+            memory.looked_at_all = Some(now);
+        }
+        let concerned: BTreeSet<&CompactString> = match all {
+            true => lost.keys().collect(),
+            false => lost.iter().filter(|(node, lost)| **lost || memory.lost.contains(*node)).map(|(n, _)| n).collect(),
+        };
+        let wrong = |p: &PodFacts, lost: bool| p.lost != lost && !p.phase.is_terminal();
+        let mut marks = Vec::new();
+        for (node, lost) in concerned.into_iter().filter_map(|node| Some((node, *lost.get(node)?))) {
+            let entries = pods.indexed(node);
+            let found = entries.values().filter(|e| e.pod().is_some_and(|p| wrong(p, lost)));
+            marks.extend(found.map(|pod| (pod.clone(), node.clone(), lost)));
+        }
+        memory.lost = lost.iter().filter(|(_, lost)| **lost).map(|(node, _)| node.clone()).collect();
+        let mark = async |pod: Arc<Entry>, node: CompactString, lost: bool| {
             let set = |pod: &mut Pod| {
                 let status = pod.status.get_or_insert_default();
                 status.reason = lost.then(|| NODE_LOST.to_owned());
@@ -281,34 +306,43 @@ impl NodeController {
             };
             self.registry.modify(&pod.key.namespace, &pod.key.name, set).await.map(drop)
         };
-        let results = join_all(pods.map(|(pod, lost)| mark(pod, lost))).await;
-        tell(results.into_iter().find(Result::is_err).unwrap_or(Ok(())), "a pod could not be marked");
+        let results = join_all(marks.into_iter().map(|(pod, node, lost)| mark(pod, node, lost))).await;
+        if let Some(failed) = results.into_iter().find(Result::is_err) {
+            memory.looked_at_all = None;
+            tell(failed, "a pod could not be marked");
+        }
     }
 
     /// Removes the pods of nodes that are gone: no minion is left to stop them and say so.
     async fn remove_homeless(&self, memory: &mut Memory, now: Instant) {
         let pods = self.registry.snapshot(Pod::row());
-        let home = |e: &Entry| e.pod().and_then(|p| p.node.clone()).filter(|node| !memory.nodes.contains_key(node));
-        let homeless: Vec<_> = pods.entries.values().filter_map(|e| Some((home(e)?, e))).collect();
-        memory.missing.retain(|node, _| homeless.iter().any(|(n, _)| n == node));
-        for (node, pod) in homeless {
+        let gone = |node: &&CompactString| !node.is_empty() && !memory.nodes.contains_key(*node);
+        let gone: Vec<CompactString> = pods.index_values().filter(gone).cloned().collect();
+        memory.missing.retain(|node, _| gone.contains(node));
+        for node in gone {
             let since = *memory.missing.entry(node.clone()).or_insert(now);
             if now.duration_since(since) < HOMELESS_LIFE {
                 continue;
             }
-            let (namespace, name, uid) = (&pod.key.namespace, &pod.key.name, pod.uid());
-            let same = |meta: &coracle_api::meta::ObjectMeta| {
-                let same = meta.uid.as_deref().unwrap_or_default() == uid;
-                if same { Ok(()) } else { Err(ApiError::conflict("pod", name, "it was replaced")) }
-            };
-            let removed = delete_pod_if(&self.registry, namespace, name, Some(0), Timestamp::now(), same).await;
-            if removed.is_ok()
-                && let Some(pod) = pod.typed::<Pod>()
-            {
-                self.events.warning(&pod, "NodeGone", &format!("removed: its minion {node} was deleted"));
+            for pod in pods.indexed(&node).values() {
+                self.remove_pod_of_deleted(&node, pod).await;
             }
-            tell(removed.map(drop), "a pod of a deleted minion could not be removed");
         }
+    }
+
+    async fn remove_pod_of_deleted(&self, node: &str, pod: &Entry) {
+        let (namespace, name, uid) = (&pod.key.namespace, &pod.key.name, pod.uid());
+        let same = |meta: &coracle_api::meta::ObjectMeta| {
+            let same = meta.uid.as_deref().unwrap_or_default() == uid;
+            if same { Ok(()) } else { Err(ApiError::conflict("pod", name, "it was replaced")) }
+        };
+        let removed = delete_pod_if(&self.registry, namespace, name, Some(0), Timestamp::now(), same).await;
+        if removed.is_ok()
+            && let Some(pod) = pod.typed::<Pod>()
+        {
+            self.events.warning(&pod, "NodeGone", &format!("removed: its minion {node} was deleted"));
+        }
+        tell(removed.map(drop), "a pod of a deleted minion could not be removed");
     }
 }
 

@@ -64,14 +64,14 @@ impl<'a> Applier<'a> {
         snapshot.version = version;
         let (event, entry, before) = match value.zip(facts) {
             Some((json, facts)) => {
-                let before = snapshot.entries.get(&key).cloned();
-                let event = if before.is_some() { EventType::Modified } else { EventType::Added };
-                let entry = Arc::new(Entry::new(shelf.kind, key.clone(), version, &json, facts, event));
-                snapshot.entries.insert(key, entry.clone());
+                let known = snapshot.entries.contains_key(&key);
+                let event = if known { EventType::Modified } else { EventType::Added };
+                let entry = Arc::new(Entry::new(shelf.kind, key, version, &json, facts, event));
+                let before = snapshot.insert(&entry);
                 (event, entry, before)
             }
             None => {
-                let before = snapshot.entries.remove(&key)?;
+                let before = snapshot.remove(&key)?;
                 (EventType::Deleted, Arc::new(before.deleted(version)), Some(before))
             }
         };
@@ -121,7 +121,7 @@ impl Registry {
         for (kind, entries) in shelves {
             let shelf = self.shelf(kind);
             shelf.log.write().unwrap_or_else(PoisonError::into_inner).restart(version);
-            shelf.snapshot.store(Arc::new(Snapshot { version, entries }));
+            shelf.snapshot.store(Arc::new(Snapshot::new(kind, version, entries)));
         }
         self.inner.applied.send_replace(version);
         for shelf in &self.inner.shelves {

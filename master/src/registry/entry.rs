@@ -207,6 +207,11 @@ impl Entry {
         }
     }
 
+    /// The value of the kind's indexed field, if the kind has one.
+    pub(super) fn indexed(&self) -> Option<&str> {
+        self.field(self.kind.watch_index?)
+    }
+
     /// The typed object. `None` only if the entry is of another kind.
     pub fn typed<T: TypedObject>(&self) -> Option<T> {
         decode_typed(&self.json).ok()

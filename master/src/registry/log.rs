@@ -102,21 +102,20 @@ pub(super) struct EventLog {
     bytes: usize,
     floor: u64,
     limits: LogLimits,
-    index: Option<&'static str>,
     lanes: HashMap<CompactString, Arc<Lane>, foldhash::fast::FixedState>,
 }
 
 impl EventLog {
-    /// An empty ring. `index` is the field whose values have lanes.
-    pub(super) fn new(version: u64, index: Option<&'static str>, limits: LogLimits) -> Self {
-        Self { events: VecDeque::new(), bytes: 0, floor: version, limits, index, lanes: HashMap::default() }
+    /// An empty ring.
+    pub(super) fn new(version: u64, limits: LogLimits) -> Self {
+        Self { events: VecDeque::new(), bytes: 0, floor: version, limits, lanes: HashMap::default() }
     }
 
     /// Takes changes in, and returns the lanes to wake, each once.
     pub(super) fn push_all(&mut self, events: Vec<Arc<Event>>, now: Instant) -> Vec<Arc<Lane>> {
         let mut touched = BTreeMap::new();
         for event in events {
-            for value in self.values(&event) {
+            for value in Self::values(&event) {
                 let floor = self.floor;
                 let lane = self.lanes.entry(value).or_insert_with(|| Arc::new(Lane::new(floor)));
                 lane.tail.write().unwrap_or_else(PoisonError::into_inner).events.push_back(event.clone());
@@ -130,8 +129,8 @@ impl EventLog {
     }
 
     /// The lanes that an event belongs to: of the value before and of the one after it.
-    fn values(&self, event: &Event) -> impl Iterator<Item = CompactString> + use<> {
-        let value = |entry: &Entry| Some(CompactString::from(entry.field(self.index?)?));
+    fn values(event: &Event) -> impl Iterator<Item = CompactString> + use<> {
+        let value = |entry: &Entry| entry.indexed().map(CompactString::from);
         let now = value(&event.entry);
         let before = event.before.as_deref().and_then(value).filter(|value| Some(value) != now.as_ref());
         now.into_iter().chain(before)
@@ -143,7 +142,7 @@ impl EventLog {
             let Some((_, old)) = self.events.pop_front() else { return };
             self.bytes -= old.entry.json.len();
             self.floor = old.entry.version;
-            for value in self.values(&old) {
+            for value in Self::values(&old) {
                 let Some(lane) = self.lanes.get(&value) else { continue };
                 let mut tail = lane.tail.write().unwrap_or_else(PoisonError::into_inner);
                 tail.events.pop_front();
@@ -238,7 +237,7 @@ mod tests {
     #[test]
     fn old_changes_go_but_for_the_last_thousand_and_cursors_before_them_expire() {
         let limits = LogLimits::default();
-        let (mut log, start) = (EventLog::new(0, None, limits.clone()), Instant::now());
+        let (mut log, start) = (EventLog::new(0, limits.clone()), Instant::now());
         log.push_all((1..=2000).map(event).collect(), start);
         log.trim(start + limits.age_max);
         assert_eq!(count(&log, 0), Some(2000));

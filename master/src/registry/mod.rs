@@ -31,6 +31,7 @@ use coracle_api::{
     kinds::KINDS,
     selector::{FieldSelector, LabelSelector},
 };
+use imbl::OrdMap;
 use tokio::{
     sync::{mpsc, oneshot, watch as signal},
     time::Instant,
@@ -62,9 +63,88 @@ pub struct Snapshot {
     pub version: u64,
     /// The objects by namespace and name.
     pub entries: Entries,
+    /// The same by the value of the kind's indexed field, if it has one.
+    index: OrdMap<CompactString, Entries>,
 }
 
 impl Snapshot {
+    fn new(kind: &Kind, version: u64, entries: Entries) -> Self {
+        let mut snapshot = Self { version, entries: Entries::new(), index: OrdMap::new() };
+        if kind.watch_index.is_some() {
+            for entry in entries.values() {
+                snapshot.index_in(entry);
+            }
+        }
+        snapshot.entries = entries;
+        snapshot
+    }
+
+    /// Puts an object in the place of the one of that key, and returns that one.
+    fn insert(&mut self, entry: &Arc<Entry>) -> Option<Arc<Entry>> {
+        let before = self.entries.insert(entry.key.clone(), entry.clone());
+        if let Some(before) = before.as_deref().filter(|before| before.indexed() != entry.indexed()) {
+            self.index_out(before);
+        }
+        self.index_in(entry);
+        before
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Arc<Entry>> {
+        let before = self.entries.remove(key)?;
+        self.index_out(&before);
+        Some(before)
+    }
+
+    fn index_in(&mut self, entry: &Arc<Entry>) {
+        if let Some(value) = entry.indexed() {
+            self.index.entry(value.into()).or_default().insert(entry.key.clone(), entry.clone());
+        }
+    }
+
+    fn index_out(&mut self, entry: &Entry) {
+        let Some(value) = entry.indexed() else { return };
+        let Some(entries) = self.index.get_mut(value) else { return };
+        entries.remove(&entry.key);
+        if entries.is_empty() {
+            self.index.remove(value);
+        }
+    }
+
+    /// The objects whose indexed field has this value.
+    pub fn indexed(&self, value: &str) -> Entries {
+        self.index.get(value).cloned().unwrap_or_default()
+    }
+
+    /// The values that the indexed field has.
+    pub fn index_values(&self) -> impl Iterator<Item = &CompactString> {
+        self.index.keys()
+    }
+
+    /// What a selection picks, in order, after a key. Looks only where it can be.
+    pub fn select<'a>(
+        &'a self,
+        kind: &Kind,
+        selection: &'a Selection,
+        after: Option<&Key>,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Entry>> + Send + 'a> {
+        let namespace = selection.namespace.as_deref();
+        let start = after.cloned().unwrap_or_else(|| Key::new(namespace.unwrap_or_default(), ""));
+        let indexed = kind.watch_index.and_then(|index| selection.fields.exact(index));
+        let entries = match indexed {
+            Some(value) => self.index.get(value),
+            None => Some(&self.entries),
+        };
+        if let (Some(namespace), Some(name)) = (namespace, selection.fields.exact("metadata.name")) {
+            let entry = self.entries.get(&Key::new(namespace, name)).filter(|e| after.is_none_or(|key| e.key > *key));
+            return Box::new(entry.filter(|e| selection.matches(e)).into_iter());
+        }
+        let beyond = after.cloned();
+        let there = entries.into_iter().flat_map(move |entries| entries.range(start.clone()..));
+        let there = there.skip_while(move |(key, _)| beyond.as_ref() == Some(*key));
+        let inside = there.take_while(move |(key, _)| namespace.is_none_or(|ns| key.namespace == ns));
+        Box::new(inside.map(|(_, entry)| entry).filter(|entry| selection.matches(entry)))
+    }
+
     /// The entries of one namespace, or all of them.
     pub fn range(&self, namespace: Option<&str>) -> impl Iterator<Item = &Arc<Entry>> {
         let start = Key::new(namespace.unwrap_or_default(), "");
@@ -177,8 +257,8 @@ impl Registry {
             .into_iter()
             .map(|(kind, entries)| Shelf {
                 kind,
-                snapshot: ArcSwap::from_pointee(Snapshot { version, entries }),
-                log: RwLock::new(EventLog::new(version, kind.watch_index, limits.clone())),
+                snapshot: ArcSwap::from_pointee(Snapshot::new(kind, version, entries)),
+                log: RwLock::new(EventLog::new(version, limits.clone())),
                 published: signal::Sender::new(version),
             })
             .collect();

@@ -96,8 +96,7 @@ impl Watcher {
             Some(version) => (version, Vec::new()),
             None => {
                 let snapshot = registry.snapshot(kind);
-                let entries = snapshot.range(selection.namespace.as_deref());
-                let mut initial: Vec<_> = entries.filter(|e| selection.matches(e)).cloned().collect();
+                let mut initial: Vec<_> = snapshot.select(kind, &selection, None).cloned().collect();
                 initial.reverse();
                 (snapshot.version, initial)
             }

@@ -109,7 +109,8 @@ pub(crate) async fn delete_collection(
     order: &Order,
 ) -> Result<Response, ApiError> {
     let selection = list::selection(target, query)?;
-    let entries = list::select(&shared.registry.snapshot(target.kind), &selection);
+    let snapshot = shared.registry.snapshot(target.kind);
+    let entries: Vec<_> = snapshot.select(target.kind, &selection, None).cloned().collect();
     if !order.dry_run {
         for entry in &entries {
             let (namespace, name) = (&entry.key.namespace, &entry.key.name);

@@ -77,7 +77,7 @@ fn selection(target: &Target, query: &Query) -> Result<Selection, ApiError> {
 fn list_objects(shared: &Shared, target: &Target, query: &Query) -> Result<Response, ApiError> {
     let selection = selection(target, query)?;
     let snapshot = shared.registry.snapshot(target.kind);
-    let objects: Vec<_> = list::select(&snapshot, &selection).iter().filter_map(|entry| entry.decode()).collect();
+    let objects: Vec<_> = snapshot.select(target.kind, &selection, None).filter_map(|entry| entry.decode()).collect();
     let body = v1beta1::encode_list(target.kind, objects.iter().map(|o| &**o), snapshot.version);
     Ok(answer::json(StatusCode::OK, body))
 }

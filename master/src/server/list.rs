@@ -60,16 +60,6 @@ pub(crate) fn check_fields(kind: &Kind, fields: &FieldSelector) -> Result<(), Ap
     }
 }
 
-/// The entries that a selection picks, in order.
-pub(crate) fn select(snapshot: &Snapshot, selection: &Selection) -> Vec<Arc<Entry>> {
-    if let (Some(name), Some(namespace)) = (selection.fields.exact("metadata.name"), &selection.namespace) {
-        let entry = snapshot.entries.get(&Key::new(namespace, name));
-        return entry.filter(|e| selection.matches(e)).cloned().into_iter().collect();
-    }
-    let entries = snapshot.range(selection.namespace.as_deref());
-    entries.filter(|e| selection.matches(e)).cloned().collect()
-}
-
 /// Answers a list.
 pub(crate) async fn list(
     shared: &Shared,
@@ -77,37 +67,39 @@ pub(crate) async fn list(
     query: &Query,
     table: Option<Table>,
 ) -> Result<Response, ApiError> {
-    let selection = selection(target, query)?;
+    let (kind, selection) = (target.kind, selection(target, query)?);
     check_version(&shared.registry, query).await?;
     shared.pages.forget_old();
     let limit = query.number("limit")?.filter(|n| *n > 0).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-    let (snapshot, after) = match query.get("continue") {
-        Some(token) => shared.pages.resume(target.kind, token)?,
-        None => (shared.registry.snapshot(target.kind), None),
+    let mut page = match query.get("continue") {
+        Some(token) => shared.pages.resume(kind, token)?,
+        None => Page::first(shared.registry.snapshot(kind)),
     };
+    let snapshot = page.snapshot.clone();
+    let mut picked = snapshot.select(kind, &selection, page.after.as_ref());
+    let entries: Vec<_> = picked.by_ref().take(limit.unwrap_or(usize::MAX)).cloned().collect();
     let version = snapshot.version;
-    let mut entries = select(&snapshot, &selection);
-    if let Some(after) = after {
-        entries.retain(|e| e.key > after);
-    }
     let mut meta = format!("{{\"resourceVersion\":\"{version}\"");
-    if let Some(limit) = limit.filter(|limit| *limit < entries.len()) {
-        let left = entries.len() - limit;
-        entries.truncate(limit);
-        if let Some(last) = entries.last() {
-            shared.pages.keep(target.kind, snapshot);
-            // Writing to a String can't fail.
-            let _ = write!(meta, ",\"continue\":\"{}\"", token(version, &last.key));
-        }
+    if let Some(last) = entries.last().filter(|_| picked.next().is_some()) {
+        page.delivered += entries.len();
+        page.after = Some(last.key.clone());
         if selection.labels.is_empty() && selection.fields.is_empty() {
-            let _ = write!(meta, ",\"remainingItemCount\":{left}");
+            // Counted once for all pages.
+            let total = *page.total.get_or_insert_with(|| match &selection.namespace {
+                None => snapshot.entries.len(),
+                Some(_) => snapshot.select(kind, &selection, None).count(),
+            });
+            // Writing to a String can't fail.
+            let _ = write!(meta, ",\"remainingItemCount\":{}", total.saturating_sub(page.delivered));
         }
+        let _ = write!(meta, ",\"continue\":\"{}\"", token(&page));
+        shared.pages.keep(kind, page);
     }
     meta.push('}');
     if let Some(table) = table {
-        return Ok(answer::json(StatusCode::OK, table.of(target.kind, &entries, &meta)));
+        return Ok(answer::json(StatusCode::OK, table.of(kind, &entries, &meta)));
     }
-    let head = format!("{{\"kind\":\"{}List\",\"apiVersion\":\"v1\",\"metadata\":{meta},\"items\":[", target.kind.kind);
+    let head = format!("{{\"kind\":\"{}List\",\"apiVersion\":\"v1\",\"metadata\":{meta},\"items\":[", kind.kind);
     Ok(body(head, entries))
 }
 
@@ -175,28 +167,48 @@ impl Parts {
     }
 }
 
+/// A list in pages, at one point.
+#[derive(Debug, Clone)]
+struct Page {
+    snapshot: Snapshot,
+    /// The last object delivered.
+    after: Option<Key>,
+    /// How many were.
+    delivered: usize,
+    /// How many there are, if they were counted.
+    total: Option<usize>,
+}
+
+impl Page {
+    fn first(snapshot: Snapshot) -> Self {
+        Self { snapshot, after: None, delivered: 0, total: None }
+    }
+}
+
 /// The snapshots of paged lists under way.
 #[derive(Debug, Default)]
 pub(crate) struct Pages {
-    kept: Mutex<VecDeque<Page>>,
+    kept: Mutex<VecDeque<Kept>>,
 }
 
 #[derive(Debug)]
-struct Page {
+struct Kept {
     kind: &'static Kind,
     snapshot: Snapshot,
+    total: Option<usize>,
     until: Instant,
 }
 
 impl Pages {
-    fn keep(&self, kind: &'static Kind, snapshot: Snapshot) {
+    fn keep(&self, kind: &'static Kind, page: Page) {
+        let Page { snapshot, total, .. } = page;
         let now = Instant::now();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|page| page.until > now && !(page.kind == kind && page.snapshot.version == snapshot.version));
+        kept.retain(|k| k.until > now && !(k.kind == kind && k.snapshot.version == snapshot.version));
         while kept.len() >= PAGED_LISTS_MAX {
             kept.pop_front();
         }
-        kept.push_back(Page { kind, snapshot, until: now + PAGE_LIFE });
+        kept.push_back(Kept { kind, snapshot, total, until: now + PAGE_LIFE });
     }
 
     /// Lets go of what no reader came back for. A snapshot keeps all its objects in memory.
@@ -205,34 +217,39 @@ impl Pages {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).retain(|page| page.until > now);
     }
 
-    fn resume(&self, kind: &Kind, token: &str) -> Result<(Snapshot, Option<Key>), ApiError> {
-        let (version, key) = parse_token(token).ok_or_else(|| {
+    fn resume(&self, kind: &Kind, token: &str) -> Result<Page, ApiError> {
+        let (version, delivered, after) = parse_token(token).ok_or_else(|| {
             ApiError::bad_request("the continue parameter is not one that this server gave: list from the start")
         })?;
         let now = Instant::now();
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let page = kept.iter().find(|p| p.kind == kind && p.snapshot.version == version && p.until > now);
-        let snapshot = page.map(|p| p.snapshot.clone()).ok_or_else(|| {
+        let kept = kept.iter().find(|k| k.kind == kind && k.snapshot.version == version && k.until > now);
+        let kept = kept.ok_or_else(|| {
             ApiError::new(
                 Reason::Expired,
                 "the list that this continue parameter belongs to is too old: list from the start",
             )
         })?;
-        Ok((snapshot, Some(key)))
+        Ok(Page { snapshot: kept.snapshot.clone(), after: Some(after), delivered, total: kept.total })
     }
 }
 
-fn token(version: u64, last: &Key) -> String {
-    let mut text = format!("{version:x}.");
-    for byte in format!("{}/{}", last.namespace, last.name).bytes() {
-        let _ = write!(text, "{byte:02x}");
+/// Version, number of objects delivered and the last one's key, in characters that a URL takes.
+fn token(page: &Page) -> String {
+    let mut text = format!("{:x}.{:x}.", page.snapshot.version, page.delivered);
+    if let Some(Key { namespace, name }) = &page.after {
+        for byte in format!("{namespace}/{name}").bytes() {
+            let _ = write!(text, "{byte:02x}");
+        }
     }
     text
 }
 
-fn parse_token(token: &str) -> Option<(u64, Key)> {
-    let (version, hex) = token.split_once('.')?;
+fn parse_token(token: &str) -> Option<(u64, usize, Key)> {
+    let (version, rest) = token.split_once('.')?;
+    let (delivered, hex) = rest.split_once('.')?;
     let version = u64::from_str_radix(version, 16).ok()?;
+    let delivered = usize::from_str_radix(delivered, 16).ok()?;
     let bytes = hex
         .as_bytes()
         .chunks(2)
@@ -240,7 +257,7 @@ fn parse_token(token: &str) -> Option<(u64, Key)> {
         .collect::<Option<Vec<_>>>()?;
     let key = String::from_utf8(bytes).ok()?;
     let (namespace, name) = key.split_once('/')?;
-    Some((version, Key::new(namespace, name)))
+    Some((version, delivered, Key::new(namespace, name)))
 }
 
 #[cfg(test)]
@@ -252,8 +269,11 @@ mod tests {
     #[test]
     fn a_token_says_where_the_next_page_starts() {
         let key = Key::new("default", "web.1");
-        assert_eq!(parse_token(&token(77, &key)), Some((77, key)));
-        for bad in ["", "77", "x.00", "1.zz", "1.ff", "1.61"] {
+        let mut snapshot = Snapshot::default();
+        snapshot.version = 77;
+        let page = Page { snapshot, after: Some(key.clone()), delivered: 500, total: None };
+        assert_eq!(parse_token(&token(&page)), Some((77, 500, key)));
+        for bad in ["", "77", "1.61", "x.1.00", "1.x.61", "1.1.zz", "1.1.ff", "1.1.61"] {
             assert_eq!(parse_token(bad), None, "{bad}");
         }
     }
