@@ -1,7 +1,5 @@
 //! What containers ask of a node: the rules on quantities, and a pod's total.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::{
@@ -62,8 +60,11 @@ pub fn requests(pod: &Pod) -> Requests {
 }
 
 pub(super) fn validate(path: &str, resources: &ResourceRequirements, errors: &mut FieldErrors) {
-    check_list(&format!("{path}.limits"), resources.limits.as_ref(), errors);
-    check_list(&format!("{path}.requests"), resources.requests.as_ref(), errors);
+    let limits = resources.limits.as_ref();
+    // A limit without a request asks for as much: what is wrong with it is told once.
+    let own = |(name, request): &(&String, &Quantity)| limits.and_then(|l| l.get(*name)) != Some(*request);
+    check_list(&format!("{path}.limits"), limits.into_iter().flatten(), errors);
+    check_list(&format!("{path}.requests"), resources.requests.iter().flatten().filter(own), errors);
     for (name, request) in resources.requests.iter().flatten() {
         let Some(limit) = resources.limits.as_ref().and_then(|l| l.get(name)) else { continue };
         if let (Ok(asked), Ok(most)) = (Amount::parse(&request.0), Amount::parse(&limit.0))
@@ -80,8 +81,8 @@ pub(super) fn validate(path: &str, resources: &ResourceRequirements, errors: &mu
 }
 
 /// Quantities by resource name, as in limits, capacity and the like.
-fn check_list(path: &str, list: Option<&BTreeMap<String, Quantity>>, errors: &mut FieldErrors) {
-    for (name, quantity) in list.into_iter().flatten() {
+fn check_list<'a>(path: &str, list: impl Iterator<Item = (&'a String, &'a Quantity)>, errors: &mut FieldErrors) {
+    for (name, quantity) in list {
         let extended = name.contains('/') && QUALIFIED_NAME.matches(name);
         if !KNOWN.contains(&name.as_str()) && !name.starts_with("hugepages-") && !extended {
             errors.not_supported(path, Shown(name), &["cpu", "memory", "ephemeral-storage", "domain/name"]);

@@ -230,6 +230,16 @@ fn bad_resources_are_refused_with_path_and_remedy() {
 }
 
 #[test]
+fn a_bad_limit_is_not_told_again_as_the_request_that_follows_from_it() {
+    let limits = |r: Value| Object::validate(&pod(with(json!({"resources": r})))).unwrap_err();
+    let error = limits(json!({"limits": {"memory": "lots", "ram": "1"}}));
+    assert_eq!(error.causes.len(), 2, "{}", error.message);
+    assert!(!error.message.contains("requests"), "{}", error.message);
+    let error = limits(json!({"limits": {"memory": "lots"}, "requests": {"memory": "more"}}));
+    assert_eq!(error.causes.len(), 2, "{}", error.message);
+}
+
+#[test]
 fn bad_pod_fields_are_refused_with_path_and_remedy() {
     let field = |name: &str, value: Value| {
         let mut spec = with(json!({}));

@@ -65,6 +65,15 @@ fn bad_services_are_refused_with_path_and_remedy() {
 }
 
 #[test]
+fn a_fault_is_told_only_of_the_field_that_was_given() {
+    let error = Object::validate(&service(json!({"ports": [{"port": 0}]}))).unwrap_err();
+    assert_eq!(
+        error.message,
+        "service \"web\" is invalid: spec.ports[0].port: invalid value: '0': must be between 1 and 65535"
+    );
+}
+
+#[test]
 fn defaults_are_those_of_current_kubernetes() {
     let service = service(json!({"ports": [{"port": 80}], "sessionAffinity": "ClientIP", "clusterIP": "10.0.0.1"}));
     let expected = json!({

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use super::{NO_PORTAL, is_external_name};
 use crate::{
+    IntOrString,
     core::ServiceSpec,
     error::FieldErrors,
     objects::{
@@ -63,7 +64,8 @@ fn validate_ports(spec: &ServiceSpec, errors: &mut FieldErrors) {
         }
         check_port(format!("{path}.port"), port.port, errors);
         check_protocol(format!("{path}.protocol"), port.protocol.as_deref(), errors);
-        if let Some(target) = &port.target_port {
+        // One that was not given is the port: what is wrong with that is told once.
+        if let Some(target) = port.target_port.as_ref().filter(|t| **t != IntOrString::Int(port.port)) {
             check_port_or_name(format!("{path}.targetPort"), target, errors);
         }
         if let Some(number) = port.node_port.filter(|p| *p != 0) {
