@@ -25,7 +25,7 @@ mod contract;
 #[cfg(test)]
 mod tests;
 
-pub use embedded::EmbeddedStore;
+pub use embedded::{CheckReport, EmbeddedStore, Options, check};
 pub use etcd::{EtcdAccess, EtcdConfig, EtcdConfigError, EtcdLogin, EtcdStore, EtcdTls};
 pub use memory::MemoryStore;
 
