@@ -123,6 +123,14 @@ impl Store for MemoryStore {
         })
     }
 
+    fn number_beyond(&self, version: u64) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut state = self.state.lock().await;
+            state.version = state.version.max(version);
+            Ok(())
+        })
+    }
+
     fn health(&self) -> watch::Receiver<Health> {
         self.health.subscribe()
     }

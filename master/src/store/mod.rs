@@ -221,6 +221,13 @@ pub trait Store: Send + Sync + 'static {
     /// readers whether or not anyone waits for the answer.
     fn commit(&self, batch: Vec<Write>) -> BoxFuture<'_, Vec<Outcome>>;
 
+    /// Numbers all further changes beyond `version`, for a restored cluster: its clients may have
+    /// seen that one. A store whose numbers are not its own to choose does nothing.
+    fn number_beyond(&self, version: u64) -> BoxFuture<'_, Result<(), StoreError>> {
+        let _ = version;
+        Box::pin(async { Ok(()) })
+    }
+
     /// How it is doing.
     fn health(&self) -> watch::Receiver<Health>;
 }

@@ -127,6 +127,15 @@ impl Log {
         appended
     }
 
+    /// Numbers on from a version, with a frame that holds nothing.
+    pub(super) fn number_beyond(&mut self, version: u64) -> Result<(), StoreError> {
+        if version <= self.version {
+            return Ok(());
+        }
+        let appended = self.append(&mut Draft::default(), version, self.oldest);
+        appended.map(drop).map_err(|e| StoreError::Unwritable { store: self.store.clone(), cause: e.cause })
+    }
+
     /// Tries whether writing works again, with a frame that holds nothing.
     pub(super) fn probe(&mut self) {
         // The result is in `trouble`.

@@ -141,6 +141,14 @@ impl Store for EmbeddedStore {
         })
     }
 
+    fn number_beyond(&self, version: u64) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let (send, answer) = oneshot::channel();
+            self.calls.send(Call::NumberBeyond(version, send)).await.map_err(|_| self.gone())?;
+            answer.await.map_err(|_| self.gone())?
+        })
+    }
+
     fn health(&self) -> watch::Receiver<Health> {
         self.health.clone()
     }

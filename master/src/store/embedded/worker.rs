@@ -21,6 +21,8 @@ pub(super) enum Call {
     Load(oneshot::Sender<Result<(Loaded, Updates), StoreError>>),
     /// See [`super::Store::commit`].
     Commit(Vec<Write>, oneshot::Sender<Vec<Outcome>>),
+    /// See [`super::Store::number_beyond`].
+    NumberBeyond(u64, oneshot::Sender<Result<(), StoreError>>),
 }
 
 pub(super) struct Worker {
@@ -58,6 +60,7 @@ impl Worker {
                 Ok(None) => return,
                 Ok(Some(Call::Load(answer))) => self.load(answer),
                 Ok(Some(Call::Commit(batch, answer))) => self.commit(batch, answer),
+                Ok(Some(Call::NumberBeyond(version, answer))) => drop(answer.send(self.log.number_beyond(version))),
                 Err(_) if self.log.writes_fail() => self.log.probe(),
                 Err(_) => drop(self.log.compact()),
             }
