@@ -5,10 +5,13 @@ use bytes::Bytes;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Expect, Loaded, Outcome, Store, StoreError, Stored, Write};
+use crate::{
+    backup,
+    store::{Expect, Loaded, Outcome, Store, StoreError, Stored, Write},
+};
 
 /// The key in the store. Two segments, so that it is no object's key.
-const KEY: &str = "coracle/cluster";
+pub(crate) const KEY: &str = "coracle/cluster";
 
 /// The facts, and their wire form at `/coracle/v1/cluster`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +58,9 @@ pub enum ClusterError {
     /// Too small to be of use.
     #[error("--service-cidr {0} is too small: a /29 or larger is needed")]
     TooSmall(Ipv4Net),
+    /// A restore into this store was begun and not finished: some objects are missing.
+    #[error("a restore into this store was not finished, so it is not served: repeat it with --replace --yes")]
+    HalfRestored,
     /// The record does not decode.
     #[error("the stored cluster record is damaged: {0}")]
     Damaged(String),
@@ -71,6 +77,9 @@ pub async fn establish(
     pods: Ranges,
     new_id: u32,
 ) -> Result<ClusterFacts, ClusterError> {
+    if loaded.items.iter().any(|item| item.key == backup::UNFINISHED) {
+        return Err(ClusterError::HalfRestored);
+    }
     if let Some(item) = find(loaded) {
         return parse(item, services, pods);
     }

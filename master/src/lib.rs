@@ -2,6 +2,7 @@
 //! the controllers, and the [`master`] that runs them together.
 
 mod admission;
+pub mod backup;
 pub mod cluster;
 mod controllers;
 pub mod coordination;
@@ -14,3 +15,4 @@ pub mod registry;
 pub mod scheduler;
 pub mod server;
 pub mod store;
+pub mod verify;

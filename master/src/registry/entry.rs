@@ -35,12 +35,12 @@ impl Key {
     }
 
     /// The key in the store. Names hold no `/`: validation sees to that.
-    pub(super) fn stored(&self, kind: &Kind) -> String {
+    pub(crate) fn stored(&self, kind: &Kind) -> String {
         format!("{}/{}/{}", kind.plural, self.namespace, self.name)
     }
 
     /// Reads [`Key::stored`] back: the kind's plural and the key. `None` for what is no object's.
-    pub(super) fn of_stored(text: &str) -> Option<(&str, Self)> {
+    pub(crate) fn of_stored(text: &str) -> Option<(&str, Self)> {
         let (plural, rest) = text.split_once('/')?;
         let (namespace, name) = rest.split_once('/')?;
         Some((plural, Self::new(namespace, name)))
@@ -140,7 +140,7 @@ impl Entry {
     }
 
     /// The JSON without the resourceVersion.
-    fn stored(&self) -> Vec<u8> {
+    pub(crate) fn stored(&self) -> Vec<u8> {
         let cut = version_text(self.version);
         let at = splice_point(&self.json);
         let after = (at + cut.len()).min(self.json.len());

@@ -486,10 +486,13 @@ fn claims_of(shelves: &[(&'static Kind, Entries)]) -> HashSet<CompactString> {
     shelves.iter().flat_map(|(_, entries)| entries.values()).flat_map(|entry| entry.claims().iter().cloned()).collect()
 }
 
+/// Before every claim in the store.
+pub(crate) const CLAIMS: &str = "claims/";
+
 /// Takes what the object newly has, gives back what it has no more. Giving back needs no condition:
 /// the object's own version says that it is the one who has it.
-fn claim_ops(kind: &Kind, key: &Key, had: &[CompactString], wants: &[CompactString]) -> Vec<Op> {
-    let name = |claim: &CompactString| format!("claims/{claim}");
+pub(crate) fn claim_ops(kind: &Kind, key: &Key, had: &[CompactString], wants: &[CompactString]) -> Vec<Op> {
+    let name = |claim: &CompactString| format!("{CLAIMS}{claim}");
     let holder = Bytes::from(key.stored(kind));
     let taken = wants.iter().filter(|claim| !had.contains(claim)).map(|claim| Op {
         key: name(claim),

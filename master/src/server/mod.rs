@@ -8,6 +8,7 @@
 //! acknowledged is durable.
 
 mod answer;
+mod backup;
 mod decode;
 mod delete;
 mod discovery;

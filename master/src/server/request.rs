@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     Shared,
     answer::{self, Fault, Response},
-    discovery,
+    backup, discovery,
     identity::{self, Caller},
     legacy, limits,
     limits::{BodyStream, URI_BYTES_MAX},
@@ -109,7 +109,7 @@ fn routed(shared: &Shared, incoming: &Incoming) -> Result<(Route, Query), Refusa
 
 async fn dispatch(shared: &Arc<Shared>, route: Route, request: Request) -> Result<Response, Fault> {
     let permit = match &route {
-        Route::Tunnel(_) => Some(shared.in_flight.stream()?),
+        Route::Tunnel(_) | Route::Backup => Some(shared.in_flight.stream()?),
         Route::Objects(target) if target.is_long() => Some(shared.in_flight.stream()?),
         // Whether master and minions live must be told when there is most to do.
         Route::Health | Route::Ready | Route::Metrics | Route::Heartbeat(_) => None,
@@ -123,6 +123,7 @@ async fn dispatch(shared: &Arc<Shared>, route: Route, request: Request) -> Resul
         }
         Route::Tunnel(node) => tunnel::open(shared, node, &request.headers, request.upgrade, permit)?,
         Route::Cluster => nodes::cluster(shared),
+        Route::Backup => backup::backup(shared, permit),
         Route::Index => discovery::index(),
         Route::Health => answer::text(StatusCode::OK, "ok"),
         Route::Ready => discovery::ready(shared),
@@ -149,6 +150,7 @@ fn labels(route: &Route) -> (&'static str, &'static str) {
         Route::Objects(target) => (target.verb.as_str(), target.kind.plural),
         Route::Heartbeat(_) => ("heartbeat", ""),
         Route::Tunnel(_) => ("tunnel", ""),
+        Route::Backup => ("backup", ""),
         _ => ("page", ""),
     }
 }

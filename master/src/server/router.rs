@@ -96,6 +96,8 @@ pub(crate) enum Route {
     /// `/openapi/v3/api/v1`
     Schema,
     Cluster,
+    /// `/coracle/v1/backup`
+    Backup,
     Heartbeat(String),
     Tunnel(String),
     Objects(Target),
@@ -132,6 +134,7 @@ pub(crate) fn parse(method: &Method, path: &str, query: &Query) -> Result<Route,
         ["openapi", "v3"] => get(Route::Schemas),
         ["openapi", "v3", "api", "v1"] => get(Route::Schema),
         ["coracle", "v1", "cluster"] => get(Route::Cluster),
+        ["coracle", "v1", "backup"] => get(Route::Backup),
         ["coracle", "v1", "nodes", name, "heartbeat"] => match *method {
             Method::PUT => Ok(Route::Heartbeat((*name).to_owned())),
             _ => Err(Unroutable::Method(None)),
