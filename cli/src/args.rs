@@ -39,6 +39,13 @@ pub(crate) enum Command {
     Minion(MinionArgs),
     /// Remove everything a cluster left on this host
     Reset(ResetArgs),
+    /// Save all objects of the cluster in a file
+    Backup(BackupArgs),
+    /// Fill the empty store of a master that is stopped from a backup
+    Restore(RestoreArgs),
+    /// Look after the store of a master
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Show objects in a table
     Get(GetArgs),
     /// Show one object in detail, its events, and what is wrong with it
@@ -70,9 +77,8 @@ pub(crate) enum Command {
 /// `coracle up`, `coracle master`
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
-    /// Directory of the store and of the minion's volumes
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/coracle")]
-    pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
     /// Address of the API
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
@@ -88,6 +94,70 @@ pub(crate) struct ServerArgs {
     /// Addresses of services
     #[arg(long, value_name = "CIDR")]
     pub(crate) service_cidr: Option<Ipv4Net>,
+}
+
+/// The store of a master.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StoreArgs {
+    /// Directory of the embedded store and of the minion's volumes
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/coracle")]
+    pub(crate) data_dir: PathBuf,
+    /// Where objects are kept: embedded, etcd://HOST:PORT,...[/PREFIX], or etcds://... with TLS
+    #[arg(long, value_name = "STORE", default_value = "embedded")]
+    pub(crate) store: String,
+    /// Certificate of the authority that vouches for etcd
+    #[arg(long, value_name = "FILE")]
+    pub(crate) etcd_ca: Option<PathBuf>,
+    /// Certificate that vouches for this master
+    #[arg(long, value_name = "FILE", requires = "etcd_key")]
+    pub(crate) etcd_cert: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(long, value_name = "FILE", requires = "etcd_cert")]
+    pub(crate) etcd_key: Option<PathBuf>,
+    /// User of etcd
+    #[arg(long, value_name = "NAME", requires = "etcd_password_file")]
+    pub(crate) etcd_user: Option<String>,
+    /// File with the user's password
+    #[arg(long, value_name = "FILE", requires = "etcd_user")]
+    pub(crate) etcd_password_file: Option<PathBuf>,
+}
+
+/// `coracle backup`
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// The file, or - for stdout [default: coracle-CLUSTER-VERSION.backup]
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// `coracle restore`
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// The backup
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// Delete what is in the store first
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// Do it without asking
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// `coracle store`
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Verify the store of a master that is stopped, and every object in it
+    Check(StoreCheckArgs),
+}
+
+/// `coracle store check`
+#[derive(Debug, Args)]
+pub(crate) struct StoreCheckArgs {
+    /// Directory given to `up` or `master`
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/coracle")]
+    pub(crate) data_dir: PathBuf,
 }
 
 /// `coracle minion`; the masters come from `--master`.
@@ -336,6 +406,12 @@ mod tests {
             "coracle master --name a",
             "coracle minion --master http://h:1,http://i:1 --name a --address 10.0.0.1 --docker /s --data-dir /d",
             "coracle reset --data-dir /d --yes",
+            "coracle up --store etcd://a:1,b:2/x --etcd-user u --etcd-password-file /p",
+            "coracle master --store etcds://a:1 --etcd-ca /ca --etcd-cert /c --etcd-key /k",
+            "coracle backup",
+            "coracle backup -o -",
+            "coracle restore f --data-dir /d --replace --yes",
+            "coracle store check --data-dir /d",
             "coracle get pods -A -o wide -w",
             "coracle -n x get po/a rc/b",
             "coracle describe pod a",
@@ -354,7 +430,16 @@ mod tests {
         ] {
             Cli::try_parse_from(line.split_whitespace()).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
-        for line in ["coracle", "coracle get", "coracle scale rc/a", "coracle delete", "coracle logs a --since soon"] {
+        for line in [
+            "coracle",
+            "coracle get",
+            "coracle scale rc/a",
+            "coracle delete",
+            "coracle logs a --since soon",
+            "coracle restore",
+            "coracle store",
+            "coracle up --etcd-cert /c",
+        ] {
             assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{line}");
         }
     }

@@ -52,7 +52,7 @@ impl From<std::io::Error> for Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Failure::Failed(format!("{error:#}"))
+        error.downcast().unwrap_or_else(|error| Failure::Failed(format!("{error:#}")))
     }
 }
 

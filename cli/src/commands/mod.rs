@@ -3,6 +3,7 @@
 
 mod api_resources;
 mod apply;
+mod backup;
 mod completions;
 mod create;
 mod delete;
@@ -16,7 +17,7 @@ mod scale;
 mod version;
 
 use crate::{
-    args::{Cli, Command},
+    args::{Cli, Command, StoreCommand},
     failure::Outcome,
     serve,
     session::{DEFAULT_MASTER, Session},
@@ -42,6 +43,8 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Master(args) => return Ok(serve::master(args).await?),
         Command::Minion(args) => return Ok(serve::minion(args, &server).await?),
         Command::Reset(args) => return Ok(serve::reset(args).await?),
+        Command::Restore(args) => return Ok(serve::restore(args).await?),
+        Command::Store(StoreCommand::Check(args)) => return Ok(serve::check(args).await?),
         Command::Completions { shell } => return completions::run(shell),
         Command::ApiResources => return api_resources::run(),
         _ => {}
@@ -59,10 +62,13 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Events(args) => events::run(&context, args).await,
         Command::Run(args) => run::run(&context, args).await,
         Command::Version => version::run(&context).await,
+        Command::Backup(args) => backup::run(&context, args).await,
         Command::Up(_)
         | Command::Master(_)
         | Command::Minion(_)
         | Command::Reset(_)
+        | Command::Restore(_)
+        | Command::Store(_)
         | Command::Completions { .. }
         | Command::ApiResources => Ok(()),
     }

@@ -4,13 +4,19 @@
 
 pub(crate) mod table;
 
-use std::io::Write;
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
 
 pub(crate) use coracle_api::columns::{self, age, pod_status};
 
 use serde_json::Value;
 
 use crate::failure::Outcome;
+
+/// How often a progress text changes at most.
+const PROGRESS_PERIOD: Duration = Duration::from_millis(200);
 
 /// Writes to stdout and flushes; a closed pipe is [`crate::failure::Failure::ClosedPipe`].
 pub(crate) fn write(text: &str) -> Outcome {
@@ -37,6 +43,8 @@ pub(crate) fn note(text: &str) {
 /// Shows what a long wait waits for, on a terminal only.
 pub(crate) struct Progress {
     shown: bool,
+    /// When the text was last changed.
+    at: Instant,
 }
 
 impl Progress {
@@ -46,7 +54,15 @@ impl Progress {
         if shown {
             let _ = write!(std::io::stderr().lock(), "{text}");
         }
-        Self { shown }
+        Self { shown, at: Instant::now() }
+    }
+
+    /// Shows another text, if the present one has been there for a moment.
+    pub(crate) fn update(&mut self, text: impl FnOnce() -> String) {
+        if self.shown && self.at.elapsed() >= PROGRESS_PERIOD {
+            self.at = Instant::now();
+            let _ = write!(std::io::stderr().lock(), "\r\x1b[K{}", text());
+        }
     }
 }
 

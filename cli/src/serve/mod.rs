@@ -1,11 +1,14 @@
-//! The server side of the binary: a whole cluster, a master, a minion, and the removal of all
-//! traces. The verbs in [`crate::commands`] only call it.
+//! The server side of the binary: a whole cluster, a master, a minion, its store, and the
+//! removal of all traces. The verbs in [`crate::commands`] only call it.
 
 mod process;
 mod reset;
+mod restore;
+mod store;
 mod up;
 
 pub(crate) use reset::reset;
+pub(crate) use restore::{check, restore};
 pub(crate) use up::{master, minion, up};
 
 use crate::output;

@@ -17,6 +17,7 @@ use ipnet::Ipv4Net;
 use super::{
     process::{StopSignals, log_to_stderr},
     say,
+    store::StoreChoice,
 };
 use crate::args::{MinionArgs, ServerArgs};
 
@@ -37,7 +38,7 @@ pub(crate) async fn up(args: ServerArgs) -> Result<()> {
         () = signals.next() => bail!("interrupted"),
     };
     let url = format!("http://{}", master.address());
-    let mut config = MinionConfig::new(&url, args.data_dir.join(MINION_DIR));
+    let mut config = MinionConfig::new(&url, args.store.data_dir.join(MINION_DIR));
     (config.name, config.docker) = (args.name, args.docker);
     config.master_limit = MASTER_LIMIT;
     let running = run_minion(config, &mut signals, |minion| {
@@ -95,7 +96,11 @@ pub(crate) async fn minion(args: MinionArgs, masters: &str) -> Result<()> {
 }
 
 async fn start_master(args: &ServerArgs) -> Result<Master> {
-    let dir = args.data_dir.join(MASTER_DIR);
+    if let StoreChoice::Etcd(etcd) = StoreChoice::of(&args.store)? {
+        return Err(etcd.unsupported());
+    }
+    let data_dir = &args.store.data_dir;
+    let dir = data_dir.join(MASTER_DIR);
     let used = used_ranges(&dir).await;
     let free = |candidates: Vec<Ipv4Net>| {
         let first = candidates.first().copied().unwrap_or_default();
@@ -107,7 +112,7 @@ async fn start_master(args: &ServerArgs) -> Result<Master> {
         services: Ranges { wanted: args.service_cidr, default: free(network::service_candidates()) },
         pods: Ranges { wanted: args.pod_cidr, default: free(network::pod_candidates()) },
     };
-    say(&format!("data: {}", args.data_dir.display()));
+    say(&format!("data: {}", data_dir.display()));
     let master = Master::start(config).await?;
     let facts = master.facts();
     say(&format!(
