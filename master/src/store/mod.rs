@@ -26,7 +26,7 @@ mod contract;
 mod tests;
 
 pub use embedded::{CheckReport, EmbeddedStore, Options, check};
-pub use etcd::{EtcdAccess, EtcdConfig, EtcdConfigError, EtcdLogin, EtcdStore, EtcdTls};
+pub use etcd::{EtcdAccess, EtcdConfig, EtcdConfigError, EtcdCoordinator, EtcdLogin, EtcdStore, EtcdTls};
 pub use memory::MemoryStore;
 
 /// Sets of changes that wait for a reader; a store whose reader does not keep up waits.

@@ -1,17 +1,33 @@
-//! The store and the coordinator on real etcd clusters.
+//! The store and the coordinator on real etcd clusters: what they promise, and that they keep it
+//! when members die, stand still or are cut off from each other.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use coracle_master::store::*;
-use coracle_test_etcd::Cluster;
+use coracle_test_etcd::{Cluster, Options};
+use tokio::time::timeout;
 
+mod access;
 #[path = "../../src/store/contract.rs"]
 mod contract;
+mod coordination;
+mod faults;
+mod followers;
+mod history;
 mod promises;
+mod record;
+
+/// How long anything that must happen may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The address of a cluster, under a prefix.
 fn config(cluster: &Cluster, prefix: &str) -> EtcdConfig {
@@ -20,4 +36,15 @@ fn config(cluster: &Cluster, prefix: &str) -> EtcdConfig {
 
 async fn open(cluster: &Cluster, prefix: &str) -> EtcdStore {
     EtcdStore::open(config(cluster, prefix)).await.unwrap()
+}
+
+/// Waits until a store's health is as expected; gives it.
+async fn health(store: &EtcdStore, what: &str, expected: impl FnMut(&Health) -> bool) -> Health {
+    let mut health = store.health();
+    let seen = timeout(PATIENCE, health.wait_for(expected)).await;
+    seen.unwrap_or_else(|_| panic!("{what}")).unwrap().clone()
+}
+
+fn is_degraded(health: &Health) -> bool {
+    matches!(health, Health::Degraded { .. })
 }

@@ -71,6 +71,16 @@ pub(super) fn holds(expect: Expect, written: Option<i64>) -> bool {
     }
 }
 
+/// The end of the range of keys that start with this.
+pub(super) fn end_of(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    // Prefixes are ASCII.
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
+
 /// The names of our keys.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {

@@ -1,6 +1,6 @@
 //! What a failed request means: whether it was done, and who can mend it.
 
-use std::error::Error as _;
+use std::{error::Error as _, time::Duration};
 
 use etcd_client::Error;
 use tonic::{Code, ConnectError, Status};
@@ -22,6 +22,9 @@ pub(super) enum Fault {
     /// The history that was asked for is gone.
     #[error("the history that was asked for is compacted")]
     Compacted,
+    /// The lease is gone.
+    #[error("the lease has expired")]
+    Expired,
     /// An answer does not fit.
     #[error("the answer is too large")]
     Oversize,
@@ -66,6 +69,8 @@ impl Fault {
             Error::InvalidArgs(_) | Error::InvalidUri(_) | Error::InvalidMetadataValue(_) => {
                 Self::Refused(error.to_string())
             }
+            // The client's own word for an answer without time to live.
+            Error::LeaseKeepAliveError(said) if said.contains("not found") => Self::Expired,
             error => Self::Silent(error.to_string()),
         }
     }
@@ -76,6 +81,9 @@ impl Fault {
             |list: &[(&str, &str)]| list.iter().find(|(part, _)| said.contains(part)).map(|(_, m)| (*m).to_owned());
         if said.contains("required revision has been compacted") {
             return Self::Compacted;
+        }
+        if said.contains("requested lease not found") {
+            return Self::Expired;
         }
         if let Some(connect) = connect_error(status) {
             return Self::Unreached(format!("it can't be reached ({connect}): is it up, and is the address right?"));
@@ -96,8 +104,8 @@ impl Fault {
     }
 
     /// Nothing came back for this long.
-    pub(super) fn no_answer(seconds: f32) -> Self {
-        Self::Silent(format!("no answer for {seconds} s: is a majority of its members up?"))
+    pub(super) fn no_answer(time: Duration) -> Self {
+        Self::Silent(format!("no answer for {time:?}: is a majority of its members up?"))
     }
 
     /// Whether another member may know more.

@@ -43,7 +43,7 @@ pub(super) async fn load(shared: &Shared) -> Result<(Loaded, i64), Fault> {
 
 async fn load_at_once(shared: &Shared) -> Result<(Loaded, i64), Fault> {
     let objects = shared.layout.objects();
-    let end = successor_of_all(&objects);
+    let end = codec::end_of(&objects);
     let mut from = objects.clone().into_bytes();
     let (mut items, mut revision) = (Vec::new(), 0);
     loop {
@@ -77,15 +77,6 @@ fn stored(kv: KeyValue, objects: &str) -> Result<Stored, Fault> {
     let name = std::str::from_utf8(&key).ok().and_then(|key| key.strip_prefix(objects)).ok_or_else(foreign)?;
     let (index, value) = codec::decode(value).ok_or_else(foreign)?;
     Ok(Stored { key: name.to_owned(), value, version: codec::version(revision, index) })
-}
-
-/// The end of the range of keys that start with this.
-fn successor_of_all(prefix: &str) -> Vec<u8> {
-    let mut end = prefix.as_bytes().to_vec();
-    if let Some(last) = end.last_mut() {
-        *last += 1;
-    }
-    end
 }
 
 /// Why a watch ended.
@@ -152,7 +143,7 @@ async fn watch(shared: &Shared, place: Place, next: &mut i64, reader: &mpsc::Sen
         client.watch(shared.layout.all(), Some(options)).await.map_err(Fault::of)
     };
     let begun = timeout(WATCH_PATIENCE, begin).await;
-    let fault = match begun.unwrap_or_else(|_| Err(Fault::no_answer(WATCH_PATIENCE.as_secs_f32()))) {
+    let fault = match begun.unwrap_or_else(|_| Err(Fault::no_answer(WATCH_PATIENCE))) {
         Ok(stream) => {
             // Cancel-safe: a message that is half there stays with the stream, which is dropped with
             // it; `next` names what was handed on.

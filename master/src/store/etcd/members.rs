@@ -99,9 +99,14 @@ impl Members {
         self.clients[member].get_or_try_init(connect).await.cloned().map_err(Fault::of)
     }
 
+    /// The member after this one.
+    pub(super) fn after(&self, member: usize) -> usize {
+        (member + 1) % self.endpoints.len()
+    }
+
     /// Has requests go to the next member, unless they go to another than this one already.
     pub(super) fn leave(&self, member: usize) {
-        let next = (member + 1) % self.endpoints.len();
+        let next = self.after(member);
         let left = self.current.send_if_modified(|current| {
             let leave = *current == member && next != member;
             if leave {
@@ -132,7 +137,7 @@ impl Members {
             let fault = match timeout(within, attempt_one).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(fault)) => fault,
-                Err(_) => Fault::no_answer(patience.total.as_secs_f32()),
+                Err(_) => Fault::no_answer(patience.each),
             };
             if fault.is_members() {
                 self.leave(member);

@@ -3,6 +3,7 @@
 //! - [`config`]: where it is; [`members`]: connections and failover; [`fault`]: what failures mean
 //! - [`codec`]: keys, values and the numbering of changes
 //! - [`commit`]: writes; [`follow`]: reads and watches; [`pulse`]: health; [`compact`]: history
+//! - [`coordinator`]: who leads; [`session`]: the lease behind it; [`roster`]: who else is there
 //!
 //! Invariant: every master sees the same changes under the same versions in the same order, which
 //! is the order of etcd's revisions.
@@ -21,12 +22,16 @@ mod codec;
 mod commit;
 mod compact;
 mod config;
+mod coordinator;
 mod fault;
 mod follow;
 mod members;
 mod pulse;
+mod roster;
+mod session;
 
 pub use config::{EtcdAccess, EtcdConfig, EtcdConfigError, EtcdLogin, EtcdTls};
+pub use coordinator::EtcdCoordinator;
 
 use codec::Layout;
 use members::Members;
@@ -79,6 +84,11 @@ impl EtcdStore {
             stop.run_until_cancelled(follow::follow(&shared, number, revision, reader)).await;
         });
         Ok((loaded, updates))
+    }
+
+    /// A coordinator for the master of this name. Two masters must not have the same one.
+    pub fn coordinator(&self, name: impl Into<String>) -> EtcdCoordinator {
+        EtcdCoordinator::start(self.shared.clone(), name.into())
     }
 
     /// Compacts etcd's history once a minute, keeping what happened within about the last five
