@@ -39,6 +39,12 @@ pub trait Coordinator: Send + Sync + 'static {
     /// future gives up waiting. Errors are told by the store's health; this retries for ever.
     fn campaign(&self) -> BoxFuture<'_, Leadership>;
 
+    /// What the leader does for the store itself, such as bounding its history, until `stop`.
+    fn upkeep(&self, stop: CancellationToken) -> BoxFuture<'_, ()> {
+        drop(stop);
+        Box::pin(async {})
+    }
+
     /// Gives up the leadership, if held, so that another master leads at once, and withdraws what
     /// was announced. For an orderly stop.
     fn resign(&self) -> BoxFuture<'_, ()>;

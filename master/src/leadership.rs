@@ -33,6 +33,8 @@ pub(crate) async fn run(loops: Loops, stop: CancellationToken) {
         let (tasks, term) = (TaskTracker::new(), stop.child_token());
         let fenced = Loops { registry: loops.registry.fenced(leadership.fence), ..loops.clone() };
         controllers::start(&fenced, &tasks, &term);
+        let (coordinator, over) = (loops.coordinator.clone(), term.clone());
+        tasks.spawn(async move { coordinator.upkeep(over).await });
         tokio::select! {
             () = stop.cancelled() => {}
             () = leadership.lost.cancelled() => tracing::warn!("this master does not lead any more"),

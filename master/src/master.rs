@@ -12,7 +12,7 @@ use crate::{
     liveness::{self, Liveness},
     registry::Registry,
     server::{self, Server, ServerConfig},
-    store::{EmbeddedStore, Store, StoreError},
+    store::{EmbeddedStore, EtcdConfig, EtcdStore, Store, StoreError},
 };
 
 /// How often minions say that they live.
@@ -20,11 +20,42 @@ pub const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How long the loops get to end. They wait for nothing but the store.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Where objects are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreConfig {
+    /// In this directory, for one master.
+    Embedded(PathBuf),
+    /// In an etcd cluster, for any number of masters.
+    Etcd(EtcdConfig),
+}
+
+impl StoreConfig {
+    /// Opens the store alone, for work on it without a master.
+    pub async fn open(&self) -> Result<Arc<dyn Store>, StoreError> {
+        Ok(match self {
+            Self::Embedded(directory) => Arc::new(EmbeddedStore::open(directory).await?),
+            Self::Etcd(config) => Arc::new(EtcdStore::open(config.clone()).await?),
+        })
+    }
+
+    /// Opens the store, and the way to the other masters that use it.
+    async fn open_for(&self, master: String) -> Result<(Arc<dyn Store>, Arc<dyn Coordinator>), StoreError> {
+        Ok(match self {
+            Self::Embedded(_) => (self.open().await?, Arc::new(Alone::new(master))),
+            Self::Etcd(config) => {
+                let store = EtcdStore::open(config.clone()).await?;
+                let coordinator = store.coordinator(master);
+                (Arc::new(store), Arc::new(coordinator))
+            }
+        })
+    }
+}
+
 /// What a master needs to know.
 #[derive(Debug, Clone)]
 pub struct MasterConfig {
-    /// Where the store lives.
-    pub data_dir: PathBuf,
+    /// Where objects are kept.
+    pub store: StoreConfig,
     /// Where the API is served; port 0 takes any.
     pub listen: SocketAddr,
     /// The range of portal addresses.
@@ -62,8 +93,8 @@ pub struct Master {
 impl Master {
     /// Starts a master. When it returns the API answers.
     pub async fn start(config: MasterConfig) -> Result<Self, StartError> {
-        let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&config.data_dir).await?);
-        let coordinator: Arc<dyn Coordinator> = Arc::new(Alone::new("this"));
+        // A name of its own for each life: what an earlier one announced is not this one's.
+        let (store, coordinator) = config.store.open_for(uuid::Uuid::new_v4().to_string()).await?;
         let (loaded, updates) = store.load().await?;
         let new_id = uuid::Uuid::new_v4().as_fields().0;
         let facts = cluster::establish(&*store, &loaded, config.services, config.pods, new_id).await?;

@@ -4,16 +4,22 @@ use std::{
     fs::File,
     io::{BufReader, Read},
     path::Path,
+    sync::Arc,
 };
 
 use anyhow::{Context, Result, bail};
 use coracle_master::{
     backup::{RestoreError, restore as restore_into},
-    store::Store,
-    verify::{Report, verify},
+    master::StoreConfig,
+    store::{Store, StoreError, check as check_files},
+    verify::{Report, Verifier},
 };
 
-use super::{say, store::StoreChoice, up::MASTER_DIR};
+use super::{
+    say,
+    store::{name_of, store_config},
+    up::MASTER_DIR,
+};
 use crate::{
     args::{RestoreArgs, StoreCheckArgs},
     output::Progress,
@@ -21,16 +27,16 @@ use crate::{
 
 /// Fills an empty store from a backup.
 pub(crate) async fn restore(args: RestoreArgs) -> Result<()> {
-    let choice = StoreChoice::of(&args.store)?;
+    let config = store_config(&args.store)?;
+    let where_to = name_of(&config, &args.store);
     if args.replace && !args.yes {
-        bail!("--replace deletes every object in {} first: say --yes to do it", choice.display(&args.store.data_dir));
+        bail!("--replace deletes every object in {where_to} first: say --yes to do it");
     }
     let file = &args.file;
     let open = || -> std::io::Result<Box<dyn Read>> { Ok(Box::new(BufReader::new(File::open(file)?))) };
     // Before a directory is made for nothing.
     drop(open().with_context(|| format!("{} can't be read", file.display()))?);
-    let where_to = choice.display(&args.store.data_dir);
-    let store = choice.open(&args.store.data_dir).await?;
+    let store = open_unused(&config).await?;
     let mut progress = Progress::new(&format!("restoring {} ...", file.display()));
     let restored = restore_into(&*store, open, args.replace, |n| progress.update(|| format!("restoring: {n} objects")));
     let restored = match restored.await {
@@ -55,20 +61,42 @@ pub(crate) async fn restore(args: RestoreArgs) -> Result<()> {
     Ok(())
 }
 
-/// Verifies the store of a master that is stopped, and every object in it.
+/// Opens a store that no master may use meanwhile. An embedded one is made if there is none.
+async fn open_unused(config: &StoreConfig) -> Result<Arc<dyn Store>> {
+    match config.open().await {
+        Err(e @ StoreError::Locked { .. }) => Err(e).context("it must be stopped first"),
+        opened => Ok(opened?),
+    }
+}
+
+/// Verifies the store of a master that is stopped, file by file, and every object in it.
 pub(crate) async fn check(args: StoreCheckArgs) -> Result<()> {
     let dir = args.data_dir.join(MASTER_DIR);
     if !dir.is_dir() {
         bail!("{} holds no store: name the --data-dir of a master", args.data_dir.display());
     }
-    let store = StoreChoice::Embedded.open(&args.data_dir).await?;
-    let report = objects(&*store).await.with_context(|| format!("reading {}", dir.display()))?;
-    tell(&report, &dir)
-}
-
-async fn objects(store: &dyn Store) -> Result<Report> {
-    let loaded = store.load().await?.0;
-    Ok(verify(loaded.items.into_iter().map(|item| (item.key, item.version, item.value))))
+    let mut verifier = Verifier::default();
+    let files = match check_files(&dir, |key, version, value| verifier.take(key, version, value)) {
+        Err(e @ StoreError::Locked { .. }) => return Err(e).context("it must be stopped first"),
+        files => files?,
+    };
+    say(&format!(
+        "{}: {} files, {} bytes ({} of them garbage), {} frames, {} records; all whole; resourceVersion {}",
+        dir.display(),
+        files.segments,
+        files.bytes,
+        files.garbage_bytes,
+        files.frames,
+        files.records,
+        files.version
+    ));
+    if files.torn_bytes > 0 {
+        say(&format!(
+            "a crash cut the last write short; its {} bytes were not acknowledged and go with the next start",
+            files.torn_bytes
+        ));
+    }
+    tell(&verifier.finish(), &dir)
 }
 
 fn tell(report: &Report, dir: &Path) -> Result<()> {

@@ -1,9 +1,11 @@
-//! Which store a master has, as said on the command line, and how it is opened.
+//! Which store a master has, as said on the command line.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result};
-use coracle_master::store::{EmbeddedStore, Store, StoreError};
+use coracle_master::{
+    master::StoreConfig,
+    store::{EtcdAccess, EtcdConfig},
+};
 
 use super::up::MASTER_DIR;
 use crate::{
@@ -11,90 +13,53 @@ use crate::{
     failure::{Failure, Outcome},
 };
 
-/// A store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum StoreChoice {
-    /// In the data directory.
-    Embedded,
-    /// In an etcd cluster.
-    Etcd(EtcdChoice),
-}
-
-/// An etcd cluster, as typed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct EtcdChoice {
-    /// `etcd://H:P,H:P[/prefix]`, or `etcds://` for TLS.
-    pub(crate) url: String,
-    /// File of the CA's certificate.
-    pub(crate) ca: Option<PathBuf>,
-    /// File of this master's certificate.
-    pub(crate) cert: Option<PathBuf>,
-    /// File of its key.
-    pub(crate) key: Option<PathBuf>,
-    /// Name of the user.
-    pub(crate) user: Option<String>,
-    /// File with the user's password.
-    pub(crate) password_file: Option<PathBuf>,
-}
-
-impl StoreChoice {
-    /// Reads the flags. Pure.
-    pub(crate) fn of(args: &StoreArgs) -> Outcome<Self> {
-        let misused = |text| Err(Failure::Usage(text));
-        let access = [
-            ("--etcd-ca", args.etcd_ca.is_some()),
-            ("--etcd-cert", args.etcd_cert.is_some()),
-            ("--etcd-key", args.etcd_key.is_some()),
-            ("--etcd-user", args.etcd_user.is_some()),
-            ("--etcd-password-file", args.etcd_password_file.is_some()),
-        ];
-        match args.store.split_once("://") {
-            None if args.store == "embedded" => match access.iter().find(|(_, given)| *given) {
-                Some((flag, _)) => {
-                    misused(format!("{flag} is for --store etcd://HOST:PORT,..., and the store is embedded"))
-                }
-                None => Ok(Self::Embedded),
-            },
-            Some(("etcd" | "etcds", _)) => Ok(Self::Etcd(EtcdChoice {
-                url: args.store.clone(),
+/// Reads the flags, and the file with the password if they name one.
+pub(crate) fn store_config(args: &StoreArgs) -> Outcome<StoreConfig> {
+    let misused = |text| Err(Failure::Usage(text));
+    let flags = [
+        ("--etcd-ca", args.etcd_ca.is_some()),
+        ("--etcd-cert", args.etcd_cert.is_some()),
+        ("--etcd-key", args.etcd_key.is_some()),
+        ("--etcd-user", args.etcd_user.is_some()),
+        ("--etcd-password-file", args.etcd_password_file.is_some()),
+    ];
+    match args.store.split_once("://") {
+        None if args.store == "embedded" => match flags.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => {
+                misused(format!("{flag} is for --store etcd://HOST:PORT,..., and the store is embedded"))
+            }
+            None => Ok(StoreConfig::Embedded(args.data_dir.join(MASTER_DIR))),
+        },
+        Some(("etcd" | "etcds", _)) => {
+            let access = EtcdAccess {
                 ca: args.etcd_ca.clone(),
-                cert: args.etcd_cert.clone(),
+                certificate: args.etcd_cert.clone(),
                 key: args.etcd_key.clone(),
                 user: args.etcd_user.clone(),
-                password_file: args.etcd_password_file.clone(),
-            })),
-            _ => misused(format!(
-                "--store '{}' is no store: write embedded, etcd://HOST:PORT,... or, with TLS, etcds://HOST:PORT,...",
-                args.store
-            )),
+                password: args.etcd_password_file.as_deref().map(password).transpose()?,
+            };
+            let config = EtcdConfig::parse(&args.store, access).map_err(|e| Failure::Usage(e.to_string()))?;
+            Ok(StoreConfig::Etcd(config))
         }
-    }
-
-    /// The store in words.
-    pub(crate) fn display(&self, data_dir: &Path) -> String {
-        match self {
-            Self::Embedded => data_dir.join(MASTER_DIR).display().to_string(),
-            Self::Etcd(etcd) => etcd.url.clone(),
-        }
-    }
-
-    /// Opens it. An embedded one is made if there is none.
-    pub(crate) async fn open(&self, data_dir: &Path) -> Result<Box<dyn Store>> {
-        match self {
-            Self::Embedded => match EmbeddedStore::open(&data_dir.join(MASTER_DIR)).await {
-                Ok(store) => Ok(Box::new(store)),
-                Err(e @ StoreError::Locked { .. }) => Err(e).context("it must be stopped first"),
-                Err(e) => Err(e.into()),
-            },
-            Self::Etcd(etcd) => Err(etcd.unsupported()),
-        }
+        _ => misused(format!(
+            "--store '{}' is no store: write embedded, etcd://HOST:PORT,... or, with TLS, etcds://HOST:PORT,...",
+            args.store
+        )),
     }
 }
 
-impl EtcdChoice {
-    /// Why it can't be had.
-    pub(crate) fn unsupported(&self) -> anyhow::Error {
-        anyhow::anyhow!("--store {}: this build has no etcd store: use --store embedded", self.url)
+/// The first line of a file.
+fn password(file: &Path) -> Outcome<String> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Failure::Failed(format!("--etcd-password-file {}: {e}", file.display())))?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// The store in words.
+pub(crate) fn name_of(config: &StoreConfig, args: &StoreArgs) -> String {
+    match config {
+        StoreConfig::Embedded(dir) => dir.display().to_string(),
+        StoreConfig::Etcd(_) => args.store.clone(),
     }
 }
 
@@ -104,25 +69,40 @@ mod tests {
 
     use super::*;
 
-    fn choice(line: &str) -> Result<StoreChoice, String> {
+    fn config(line: &str) -> Result<StoreConfig, String> {
         #[derive(Parser)]
         struct Line {
             #[command(flatten)]
             store: StoreArgs,
         }
         let line = Line::try_parse_from(std::iter::once("x").chain(line.split_whitespace())).unwrap();
-        StoreChoice::of(&line.store).map_err(|e| e.to_string())
+        store_config(&line.store).map_err(|e| e.to_string())
     }
 
     #[test]
     fn the_store_is_embedded_unless_another_is_named() {
-        assert_eq!(choice(""), Ok(StoreChoice::Embedded));
-        assert_eq!(choice("--store embedded"), Ok(StoreChoice::Embedded));
-        let Ok(StoreChoice::Etcd(etcd)) = choice("--store etcds://a:1,b:2/x --etcd-ca /ca --etcd-user u") else {
+        let embedded = StoreConfig::Embedded("/d/master".into());
+        assert_eq!(config("--data-dir /d"), Ok(embedded.clone()));
+        assert_eq!(config("--data-dir /d --store embedded"), Ok(embedded));
+        let Ok(StoreConfig::Etcd(etcd)) = config("--store etcds://a:1,b:2/x --etcd-ca /ca") else {
             panic!("it is an etcd store")
         };
-        assert_eq!((etcd.url.as_str(), etcd.user.as_deref()), ("etcds://a:1,b:2/x", Some("u")));
-        assert_eq!(etcd.ca, Some("/ca".into()));
+        assert_eq!((etcd.endpoints, etcd.prefix), (vec!["a:1".to_owned(), "b:2".to_owned()], "/x".to_owned()));
+    }
+
+    #[test]
+    fn the_password_comes_from_its_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "secret\n").unwrap();
+        let path = file.path().display();
+        let Ok(StoreConfig::Etcd(etcd)) =
+            config(&format!("--store etcd://a --etcd-user u --etcd-password-file {path}"))
+        else {
+            panic!("it is an etcd store")
+        };
+        assert_eq!(etcd.login.unwrap().password, "secret");
+        let error = config("--store etcd://a --etcd-user u --etcd-password-file /not/there").unwrap_err();
+        assert!(error.contains("--etcd-password-file /not/there"), "{error}");
     }
 
     #[test]
@@ -130,9 +110,10 @@ mod tests {
         for (line, part) in [
             ("--store redis://a", "embedded, etcd://"),
             ("--store etcd", "embedded, etcd://"),
+            ("--store etcd://a,a", "named twice"),
             ("--etcd-ca /ca", "--etcd-ca is for --store etcd"),
         ] {
-            let error = choice(line).unwrap_err();
+            let error = config(line).unwrap_err();
             assert!(error.contains(part), "{line}: {error}");
         }
     }

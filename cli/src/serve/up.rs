@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use coracle_master::{
     cluster::Ranges,
-    master::{Master, MasterConfig},
+    master::{Master, MasterConfig, StoreConfig},
 };
 use coracle_minion::{Minion, MinionConfig, network};
 use ipnet::Ipv4Net;
@@ -17,7 +17,7 @@ use ipnet::Ipv4Net;
 use super::{
     process::{StopSignals, log_to_stderr},
     say,
-    store::StoreChoice,
+    store::store_config,
 };
 use crate::args::{MinionArgs, ServerArgs};
 
@@ -96,23 +96,26 @@ pub(crate) async fn minion(args: MinionArgs, masters: &str) -> Result<()> {
 }
 
 async fn start_master(args: &ServerArgs) -> Result<Master> {
-    if let StoreChoice::Etcd(etcd) = StoreChoice::of(&args.store)? {
-        return Err(etcd.unsupported());
-    }
-    let data_dir = &args.store.data_dir;
-    let dir = data_dir.join(MASTER_DIR);
-    let used = used_ranges(&dir).await;
+    let store = store_config(&args.store)?;
+    let used = match &store {
+        StoreConfig::Embedded(directory) => used_ranges(directory).await,
+        // Whether there is a cluster in it already is not known yet.
+        StoreConfig::Etcd(_) => used_ranges(Path::new("")).await,
+    };
     let free = |candidates: Vec<Ipv4Net>| {
         let first = candidates.first().copied().unwrap_or_default();
         network::free_cidr(&candidates, &used).unwrap_or(first)
     };
+    match &store {
+        StoreConfig::Embedded(_) => say(&format!("data: {}", args.store.data_dir.display())),
+        StoreConfig::Etcd(_) => say(&format!("store: {}", args.store.store)),
+    }
     let config = MasterConfig {
-        data_dir: dir,
+        store,
         listen: args.listen,
         services: Ranges { wanted: args.service_cidr, default: free(network::service_candidates()) },
         pods: Ranges { wanted: args.pod_cidr, default: free(network::pod_candidates()) },
     };
-    say(&format!("data: {}", data_dir.display()));
     let master = Master::start(config).await?;
     let facts = master.facts();
     say(&format!(

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Shared,
+    Shared, compact,
     fault::Fault,
     members::Patience,
     roster::{self, Roster},
@@ -230,5 +230,10 @@ impl Coordinator for EtcdCoordinator {
 
     fn announcements(&self) -> watch::Receiver<Announcements> {
         self.core.announcements.subscribe()
+    }
+
+    /// Bounds etcd's history.
+    fn upkeep(&self, stop: CancellationToken) -> BoxFuture<'_, ()> {
+        Box::pin(compact::compact_history(&self.core.shared, stop))
     }
 }

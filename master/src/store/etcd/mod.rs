@@ -90,12 +90,6 @@ impl EtcdStore {
     pub fn coordinator(&self, name: impl Into<String>) -> EtcdCoordinator {
         EtcdCoordinator::start(self.shared.clone(), name.into())
     }
-
-    /// Compacts etcd's history once a minute, keeping what happened within about the last five
-    /// minutes, until stopped. For the leader; of several at once none does harm.
-    pub async fn compact_history(&self, stop: CancellationToken) {
-        compact::compact_history(&self.shared, stop).await;
-    }
 }
 
 impl Store for EtcdStore {
