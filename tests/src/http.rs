@@ -27,6 +27,11 @@ pub fn post(address: SocketAddr, path: &str, body: &str) -> Result<()> {
 
 /// One request and its answer: status code and body.
 pub fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
+    exchange_all(address, method, path, body).map(|(code, _, body)| (code, body))
+}
+
+/// One request and its answer: status code, head and body.
+pub fn exchange_all(address: SocketAddr, method: &str, path: &str, body: &str) -> Result<(u16, String, String)> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
@@ -34,7 +39,8 @@ pub fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> Re
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let code = answer.split(' ').nth(1).and_then(|c| c.parse().ok()).context("no status line")?;
-    Ok((code, answer.split_once("\r\n\r\n").map(|(_, b)| b.to_owned()).unwrap_or_default()))
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    Ok((code, head.to_owned(), body.to_owned()))
 }
 
 /// An answer that goes on, read in the background.
