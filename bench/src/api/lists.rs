@@ -9,7 +9,7 @@ use super::{
     objects::collection,
     pods::{self, NAMESPACE_PODS, SHARDS},
     raw_server::RawServer,
-    report::Report,
+    report::{Report, Row},
     scan,
     subject::Subject,
     wire,
@@ -17,6 +17,8 @@ use super::{
 
 /// Objects of a page.
 const PAGE: u64 = 500;
+/// Time of each comparison with static bytes, at most.
+const STATIC_TIME: Duration = Duration::from_secs(1);
 
 /// One kind of list, over and over.
 #[derive(Debug)]
@@ -73,14 +75,15 @@ pub(super) async fn measure(
         for count in connections.iter().copied() {
             let list = |_| List { host: subject.host(), path: format!("{path}{query}"), token: None };
             let (_, row) = load::run(subject, (0..count).map(list).collect(), time).await?;
-            let (ours, size) = (row.bytes_per_second(), row.bytes / row.count.max(1));
+            let (ours, size) = (row.clone(), row.bytes / row.count.max(1));
             report.row(what.clone(), objects, row);
             let same = |_| List { host: static_bytes.host(), path: format!("/{size}"), token: None };
-            let (_, row) =
-                load::run(&static_bytes, (0..count).map(same).collect(), time.min(Duration::from_secs(1))).await?;
-            let bound = row.bytes_per_second();
+            let (_, row) = load::run(&static_bytes, (0..count).map(same).collect(), time.min(STATIC_TIME)).await?;
+            let what = format!("{what}, {each} pods each, {count} connections, {objects} pods");
+            report.ratio(format!("{what}: share of static bytes"), ours.bytes_per_second() / row.bytes_per_second());
+            let cpu = |row: &Row| row.server_cpu_seconds / row.bytes.max(1) as f64;
+            report.ratio(format!("{what}: server processor time beside static"), cpu(&ours) / cpu(&row));
             report.row(format!("  {size} static bytes"), 0, row);
-            report.ratio(format!("{what}, {each} pods each, {count} connections: share of static bytes"), ours / bound);
         }
     }
     Ok(())

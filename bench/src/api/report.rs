@@ -106,6 +106,7 @@ impl Report {
         let date = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string();
         println!("machine: {machine}; load before: {load}");
         println!("date:    {date}\nserver:  {server}\ncommand: {command}");
+        println!("client, server: processor seconds; µs each: the server's for one; MB/s: bodies there and back");
         let (rows, facts, missing) = Default::default();
         Self { machine, date, command, server, rows, facts, missing, titled: false }
     }
