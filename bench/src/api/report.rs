@@ -172,7 +172,7 @@ impl Report {
     pub(super) fn end(&self) {
         println!();
         for Fact { what, value, unit } in &self.facts {
-            println!("{what:<86} {value:>10.3} {unit}");
+            println!("{what:<98} {value:>10.3} {unit}");
         }
         for what in &self.missing {
             println!("NOT MEASURED: {what}");
