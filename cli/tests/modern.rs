@@ -59,7 +59,7 @@ fn of_several_masters_the_first_that_answers_is_used() {
     let masters = format!("http://127.0.0.1:1,{}", fake.url);
     assert_eq!(fake.run(&["--master", &masters, "get", "po", "-o", "name"]).good(), "pod/a\n");
     assert!(fake.run(&["--master", &masters, "version"]).good().contains(&fake.url));
-    let kubecfg = fake.command(&["list", "pods"]).env("KUBERNETES_MASTER", &masters).output().unwrap();
+    let kubecfg = fake.command(&["-json", "list", "pods"]).env("KUBERNETES_MASTER", &masters).output().unwrap();
     assert!(kubecfg.status.success(), "{kubecfg:?}");
     let ran = fake.run(&["--master", "127.0.0.1:1,127.0.0.1:2", "get", "pods"]);
     assert_eq!(ran.code, 1);
