@@ -221,7 +221,7 @@ fn a_store_that_is_not_empty_and_a_file_that_is_no_backup_are_refused() -> Resul
     good(master.run(&["backup", "-o", &file])?)?;
     let data = master.data_dir.display().to_string();
     let restore = |args: &[&str]| run("", &[&["restore", &file, "--data-dir", &data], args].concat());
-    failed(restore(&[])?, 1, &["in use by another master", "stopped first"])?;
+    failed(restore(&[])?, 1, &["in use by another master", "stop that one first"])?;
     failed(run("", &["store", "check", "--data-dir", &data])?, 1, &["in use by another master"])?;
     good(master.run(&["run", "late", "--image", "i"])?)?;
     master.stop()?;
@@ -242,6 +242,39 @@ fn a_store_that_is_not_empty_and_a_file_that_is_no_backup_are_refused() -> Resul
     failed(run("", &["restore", "/nowhere", "--data-dir", &empty])?, 1, &["/nowhere can't be read"])?;
     failed(run("", &["store", "check", "--data-dir", "/nowhere"])?, 1, &["holds no store"])?;
     failed(restore(&["--store", "redis://x"])?, 2, &["is no store"])?;
+    Ok(())
+}
+
+#[test]
+fn a_damaged_store_is_found_and_replaced_from_the_backup() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let data = dir.path().join("data");
+    let master = Master::start(&data)?;
+    for n in 0..20 {
+        post(master.address, "pods", &pod(&format!("p{n}"), &"x".repeat(1000)))?;
+    }
+    let file = dir.path().join("backup").display().to_string();
+    good(master.run(&["backup", "-o", &file])?)?;
+    master.stop()?;
+    let data = data.display().to_string();
+    let check = || run("", &["store", "check", "--data-dir", &data]);
+    let said = good(check()?)?;
+    assert!(said.contains("is in order") && said.contains("all whole"), "{said}");
+
+    let largest = std::fs::read_dir(Path::new(&data).join("master"))?.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        Some((path.metadata().ok()?.len(), path))
+    });
+    let (_, path) = largest.max().context("the store has files")?;
+    let mut bytes = std::fs::read(&path)?;
+    let middle = bytes.windows(8).position(|w| w == b"xxxxxxxx").context("a pod's note")?;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, &bytes)?;
+    let name = path.file_name().context("a name")?.to_string_lossy().into_owned();
+    failed(check()?, 1, &["is damaged at", &name, "move the directory away and restore a backup"])?;
+    std::fs::rename(Path::new(&data).join("master"), dir.path().join("away"))?;
+    good(run("", &["restore", &file, "--data-dir", &data])?)?;
+    good(check()?)?;
     Ok(())
 }
 
@@ -307,7 +340,7 @@ fn what_breaks_off_leaves_no_file_under_the_name_of_a_backup() -> Result<()> {
     client.kill()?;
     client.wait()?;
     let partial = partial?;
-    assert_eq!(files()?, [partial.clone()]);
+    assert_eq!(files()?, std::slice::from_ref(&partial));
     let part = here.join(partial).display().to_string();
     let empty = dir.path().join("empty").display().to_string();
     failed(run("", &["restore", &part, "--data-dir", &empty])?, 1, &["cut short"])?;

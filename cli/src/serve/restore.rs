@@ -63,9 +63,15 @@ pub(crate) async fn restore(args: RestoreArgs) -> Result<()> {
 
 /// Opens a store that no master may use meanwhile. An embedded one is made if there is none.
 async fn open_unused(config: &StoreConfig) -> Result<Arc<dyn Store>> {
-    match config.open().await {
-        Err(e @ StoreError::Locked { .. }) => Err(e).context("it must be stopped first"),
-        opened => Ok(opened?),
+    config.open().await.map_err(unopened)
+}
+
+/// The error of a store that can't be had, with its remedy.
+fn unopened(error: StoreError) -> anyhow::Error {
+    match error {
+        StoreError::Locked { .. } => anyhow::anyhow!("{error}: stop that one first"),
+        StoreError::Damaged { .. } => anyhow::anyhow!("{error}: move the directory away and restore a backup"),
+        error => error.into(),
     }
 }
 
@@ -76,10 +82,7 @@ pub(crate) async fn check(args: StoreCheckArgs) -> Result<()> {
         bail!("{} holds no store: name the --data-dir of a master", args.data_dir.display());
     }
     let mut verifier = Verifier::default();
-    let files = match check_files(&dir, |key, version, value| verifier.take(key, version, value)) {
-        Err(e @ StoreError::Locked { .. }) => return Err(e).context("it must be stopped first"),
-        files => files?,
-    };
+    let files = check_files(&dir, |key, version, value| verifier.take(key, version, value)).map_err(unopened)?;
     say(&format!(
         "{}: {} files, {} bytes ({} of them garbage), {} frames, {} records; all whole; resourceVersion {}",
         dir.display(),
