@@ -65,7 +65,7 @@ pub async fn run<R: Runtime>(
             ended = serving => ended,
         };
         if let Err(error) = ended {
-            tracing::debug!(%error, cause = std::error::Error::source(&error), "no tunnel to the master");
+            tracing::debug!(master = transport.server(), %error, cause = std::error::Error::source(&error), "no tunnel");
         }
         if began.elapsed() > GOOD_AFTER {
             backoff = Backoff::new();
