@@ -8,24 +8,24 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, fault::Fault, members::Patience};
+use super::{Shared, fault::Fault, members::Patience, pulse};
 
-/// Between two compactions.
-const EVERY: Duration = Duration::from_secs(60);
-/// How much history stays.
-const KEEP: Duration = Duration::from_secs(5 * 60);
+/// How much history stays by default: as much as etcd's other users keep, and enough for a master
+/// that is started again or a member that is replaced.
+pub(super) const KEPT: Duration = Duration::from_secs(5 * 60);
 /// For the answer to one.
 const PATIENCE: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(10)];
 
-pub(super) async fn compact_history(shared: &Shared, stop: CancellationToken) {
-    let mut ticks = interval(EVERY);
+pub(super) async fn compact_history(shared: &Shared, keep: Duration, stop: CancellationToken) {
+    let keep = keep.clamp(Duration::from_secs(1), pulse::MEMORY);
+    let mut ticks = interval(keep / 5);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut compacted = 0;
     // A compaction that is not waited for happens or not: both is fine.
     stop.run_until_cancelled(async {
         loop {
             ticks.tick().await;
-            let Some(then) = Instant::now().checked_sub(KEEP) else { continue };
+            let Some(then) = Instant::now().checked_sub(keep) else { continue };
             let Some(revision) = shared.pulse.current_at(then).filter(|revision| *revision > compacted) else {
                 continue;
             };

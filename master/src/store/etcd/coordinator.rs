@@ -92,6 +92,7 @@ impl Core {
 #[derive(Debug)]
 pub struct EtcdCoordinator {
     core: Arc<Core>,
+    history: Duration,
     _stop_on_drop: DropGuard,
 }
 
@@ -118,7 +119,12 @@ impl EtcdCoordinator {
                 lease.lost.cancel();
             }
         });
-        Self { core, _stop_on_drop: stop.drop_guard() }
+        Self { core, history: compact::KEPT, _stop_on_drop: stop.drop_guard() }
+    }
+
+    /// Has its upkeep leave this much of etcd's history, ten minutes at most, instead of five minutes.
+    pub fn keeping(self, history: Duration) -> Self {
+        Self { history, ..self }
     }
 
     async fn campaign(&self) -> Leadership {
@@ -234,6 +240,6 @@ impl Coordinator for EtcdCoordinator {
 
     /// Bounds etcd's history.
     fn upkeep(&self, stop: CancellationToken) -> BoxFuture<'_, ()> {
-        Box::pin(compact::compact_history(&self.core.shared, stop))
+        Box::pin(compact::compact_history(&self.core.shared, self.history, stop))
     }
 }

@@ -25,8 +25,8 @@ use crate::store::Health;
 const EVERY: Duration = Duration::from_secs(1);
 /// For an answer to one: of one member, of any.
 const PATIENCE: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(6)];
-/// One revision a minute is remembered, for this many minutes.
-const MINUTES: usize = 10;
+/// Which revision was current is remembered for this long.
+pub(super) const MEMORY: Duration = Duration::from_secs(600);
 
 /// Where trouble is met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,11 +102,9 @@ impl Pulse {
 
     fn note(&self, now: Instant, revision: i64) {
         let revisions = &mut self.state().revisions;
-        if revisions.back().is_none_or(|(at, _)| now - *at >= Duration::from_secs(60)) {
-            revisions.push_back((now, revision));
-            if revisions.len() > MINUTES {
-                revisions.pop_front();
-            }
+        revisions.push_back((now, revision));
+        while revisions.front().is_some_and(|(at, _)| now - *at > MEMORY) {
+            revisions.pop_front();
         }
     }
 
@@ -174,4 +172,40 @@ async fn ask_by_writing(shared: &Shared) -> Result<i64, Fault> {
     };
     let answer = shared.members.ask(Patience::repeatable(PATIENCE[0], PATIENCE[1]), question).await?;
     Ok(answer.header().map_or(0, etcd_client::ResponseHeader::revision))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revisions_are_remembered_for_a_while() {
+        let pulse = Pulse::new(&[]);
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        (10..=1000).for_each(|second| pulse.note(at(second), second as i64 * 2));
+        assert_eq!(pulse.current_at(at(399)), None, "forgotten");
+        assert_eq!(pulse.current_at(at(700)), Some(1400));
+        assert_eq!(pulse.current_at(at(2000)), Some(2000));
+        assert!(pulse.state().revisions.len() <= 601);
+    }
+
+    #[test]
+    fn the_worst_trouble_is_told_until_it_is_over() {
+        let pulse = Pulse::new(&["h:1".to_owned()]);
+        let mut health = pulse.health();
+        pulse.fails(Place::Watch(7), &Fault::Silent("silence".to_owned()));
+        pulse.fails(Place::Writes, &Fault::Refused("full".to_owned()));
+        let cause = |health: &Health| match health {
+            Health::Degraded { cause } => cause.clone(),
+            Health::Good => String::new(),
+        };
+        assert!(cause(&health.borrow_and_update()).starts_with("etcd at h:1: full (since "));
+        pulse.fails(Place::Writes, &Fault::Refused("full".to_owned()));
+        assert!(!health.has_changed().unwrap(), "no news");
+        pulse.works(Place::Writes);
+        assert!(cause(&health.borrow()).contains("silence"));
+        pulse.works(Place::Watch(7));
+        assert_eq!(*health.borrow(), Health::Good);
+    }
 }
