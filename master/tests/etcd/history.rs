@@ -1,6 +1,7 @@
 //! When etcd's history is compacted, and when etcd is full.
 
-use etcd_client::{AlarmAction, AlarmType, Client};
+use coracle_master::coordination::Coordinator;
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client};
 
 use super::*;
 use crate::{contract::put, record::Record};
@@ -49,8 +50,40 @@ async fn a_reader_that_missed_what_was_compacted_gets_everything_anew() {
 }
 
 #[tokio::test]
+async fn history_is_kept_for_a_while_only() {
+    let cluster = Cluster::start(1).unwrap();
+    let store = open(&cluster, "/old").await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut client = Client::connect(cluster.direct_endpoints(), None).await.unwrap();
+    let coordinator = store.coordinator("a").keeping(Duration::from_secs(3));
+    let compacting = coordinator.upkeep(stop.clone());
+    let writing = async {
+        let outcome = store.commit(vec![put("k", "first", Expect::Absent)]).await.remove(0);
+        let Outcome::Committed(first) = outcome else { panic!("{outcome:?}") };
+        let first = i64::try_from(first / 256).unwrap();
+        let begin = tokio::time::Instant::now();
+        loop {
+            let outcome = store.commit(vec![put("k", "next", Expect::Any)]).await.remove(0);
+            let Outcome::Committed(next) = outcome else { panic!("{outcome:?}") };
+            let at = |revision| Some(etcd_client::GetOptions::new().with_revision(revision));
+            client.get("/old/objects/k", at(i64::try_from(next / 256).unwrap())).await.expect("the present stays");
+            if let Err(error) = client.get("/old/objects/k", at(first)).await {
+                assert!(error.to_string().contains("compacted"), "{error}");
+                assert!(begin.elapsed() >= Duration::from_secs(3), "not before its time");
+                break;
+            }
+            assert!(begin.elapsed() < PATIENCE, "it is forgotten");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        stop.cancel();
+    };
+    tokio::join!(compacting, writing);
+    assert_eq!(*store.health().borrow(), Health::Good);
+}
+
+#[tokio::test]
 async fn a_full_etcd_is_told_and_mends_by_itself() {
-    // The least that holds the first write and not much more.
+    // Some writes of a megabyte.
     let options = Options { arguments: vec!["--quota-backend-bytes=4000000".to_owned()], ..Options::default() };
     let cluster = Cluster::start_with(1, &options).unwrap();
     let store = open(&cluster, "/full").await;
@@ -69,9 +102,13 @@ async fn a_full_etcd_is_told_and_mends_by_itself() {
     assert!(matches!(&told, Health::Degraded { cause } if cause.contains("--quota-backend-bytes")), "{told:?}");
 
     let mut client = Client::connect(cluster.direct_endpoints(), None).await.unwrap();
-    client.compact(i64::try_from(last / 256).unwrap(), None).await.unwrap();
+    let physical = etcd_client::CompactionOptions::new().with_physical();
+    client.compact(i64::try_from(last / 256).unwrap(), Some(physical)).await.unwrap();
     client.defragment().await.unwrap();
-    client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, None).await.unwrap();
+    let alarms = client.alarm(AlarmAction::Get, AlarmType::None, None).await.unwrap();
+    let mut member = AlarmOptions::new();
+    member.with_member(alarms.alarms()[0].member_id());
+    client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(member)).await.unwrap();
     health(&store, "it mends by itself", |health| *health == Health::Good).await;
     let outcome = store.commit(vec![put("k", "", Expect::Absent)]).await.remove(0);
     let Outcome::Committed(version) = outcome else { panic!("{outcome:?}") };

@@ -1,7 +1,7 @@
 //! The store and the coordinator on real etcd clusters: what they promise, and that they keep it
 //! when members die, stand still or are cut off from each other.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and tells its figures")]
 
 use std::{
     sync::{

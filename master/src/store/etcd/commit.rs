@@ -123,7 +123,14 @@ async fn send(shared: &Shared, writes: &[Write]) -> Vec<Outcome> {
 fn transaction(layout: &Layout, writes: &[Write]) -> Txn {
     let mut index = 0;
     let nested: Vec<TxnOp> = writes.iter().map(|write| TxnOp::txn(nested(layout, write, &mut index))).collect();
-    Txn::new().and_then(nested)
+    let txn = Txn::new().and_then(nested);
+    if index == 0 {
+        // Deletions alone are let through when the quota is exceeded.
+        return txn;
+    }
+    // Never carried out. etcd takes a transaction without a put of its own, whatever is nested in
+    // it, for one that needs no space, and would not keep to its quota.
+    txn.or_else([TxnOp::put(layout.probe(), "", None)])
 }
 
 fn nested(layout: &Layout, write: &Write, index: &mut usize) -> Txn {
