@@ -23,6 +23,8 @@ pub(super) trait Directory: Send {
     fn append(&self, name: &str) -> io::Result<Box<dyn LogFile>>;
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
+    /// Gives a file another name, in place of what has that.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Makes durable which files there are.
     fn sync(&self) -> io::Result<()>;
 }
@@ -108,6 +110,10 @@ impl Directory for DiskDirectory {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         std::fs::remove_file(self.path.join(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path.join(from), self.path.join(to))
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -11,11 +11,14 @@ use super::{
     Options, StoreError,
     compact::Cursor,
     disk::{Directory, LogFile},
-    frame::{Draft, FRAME_OVERHEAD, Mark, Spot},
+    frame::{Draft, FRAME_HEADER, FRAME_OVERHEAD, Kind, MARK, Mark, Spot},
     index::{Index, Slot},
     recover::{Recovered, Segment, recover},
     segment::{FIRST, SEGMENT_HEADER, SegmentHeader, file_name},
 };
+
+/// The name of a segment in the making.
+const NEXT: &str = "next";
 
 /// An open log.
 pub(super) struct Log {
@@ -52,38 +55,10 @@ impl Log {
             tracing::debug!(store, name, "removing a segment that is not needed");
             disk.remove(&name).map_err(|e| unopenable(describe(&name, &e)))?;
         }
-        let Recovered { segments, index, version, oldest, .. } = recovered;
-        let (tail_number, tail, segments) = match segments.last_key_value() {
-            Some((&number, segment)) => {
-                let name = file_name(number);
-                let failed = |e| unopenable(describe(&name, &e));
-                let file = disk.append(&name).map_err(failed)?;
-                if recovered.torn > 0 {
-                    tracing::warn!(
-                        store,
-                        name,
-                        offset = segment.end,
-                        bytes = recovered.torn,
-                        "cutting off a write that was not finished, and not acknowledged"
-                    );
-                    file.truncate(segment.end).map_err(failed)?;
-                }
-                // What a process that was killed had written was read, and may not be durable yet.
-                file.sync().map_err(failed)?;
-                disk.sync().map_err(|e| unopenable(describe("the directory", &e)))?;
-                if recovered.unsealed {
-                    seal(&*file, segment);
-                }
-                (number, file, segments)
-            }
-            None => {
-                let header =
-                    SegmentHeader { number: FIRST, salt: salt(), after: version, previous_end: 0, oldest: FIRST };
-                let file = make(&*disk, &header).map_err(|e| unopenable(describe(&file_name(FIRST), &e)))?;
-                let segment = Segment { salt: header.salt, end: SEGMENT_HEADER as u64 };
-                (FIRST, file, BTreeMap::from([(FIRST, segment)]))
-            }
-        };
+        let number = recovered.last.map_or(FIRST, |header| header.number);
+        let tail = mend(&*disk, &store, &recovered).map_err(|e| unopenable(describe(&file_name(number), &e)))?;
+        let Recovered { mut segments, index, version, oldest, .. } = recovered;
+        segments.insert(number, tail.1);
         Ok(Self {
             disk,
             store,
@@ -93,8 +68,8 @@ impl Log {
             version,
             oldest,
             cursor: Cursor::default(),
-            tail,
-            tail_number,
+            tail: tail.0,
+            tail_number: number,
             spoilt: false,
             trouble: None,
         })
@@ -143,7 +118,7 @@ impl Log {
     }
 
     fn try_append(&mut self, draft: &mut Draft, last: u64, oldest: u32) -> Result<u32, AppendError> {
-        let bytes = (draft.len() - super::frame::FRAME_HEADER + FRAME_OVERHEAD) as u64;
+        let bytes = (draft.len() - FRAME_HEADER + FRAME_OVERHEAD) as u64;
         let end = self.tail_segment().end;
         let full = end > SEGMENT_HEADER as u64 && end + bytes > self.options.segment_bytes;
         if self.spoilt || full {
@@ -205,30 +180,69 @@ impl Log {
     pub(super) fn enter(&mut self, draft: &Draft, segment: u32) {
         for record in draft.records() {
             match record.kind {
-                super::frame::Kind::Delete => self.index.remove(record.key),
+                Kind::Delete => self.index.remove(record.key),
                 _ => self.index.put(record.key, Slot::new(record.version, segment, record.key, record.value.len())),
             }
         }
     }
 }
 
-/// Makes a segment, durably.
-fn make(disk: &dyn Directory, header: &SegmentHeader) -> io::Result<Box<dyn LogFile>> {
+/// Opens the segment that the log goes on in, and makes sure that what was read of it is durable:
+/// a process that was killed may have written it and not synced it, and a sync alone proves nothing
+/// if one before it failed. What is written again is.
+fn mend(disk: &dyn Directory, store: &str, recovered: &Recovered) -> io::Result<(Box<dyn LogFile>, Segment)> {
+    let header = recovered.last.unwrap_or(SegmentHeader {
+        number: FIRST,
+        salt: salt(),
+        after: recovered.version,
+        previous_end: 0,
+        oldest: FIRST,
+    });
     let name = file_name(header.number);
-    let file = disk.create(&name)?;
-    let written = file.write_at(&header.encode(), 0).and_then(|()| file.sync()).and_then(|()| disk.sync());
-    if let Err(e) = written {
-        // If it stays it does no harm.
-        drop(disk.remove(&name));
-        return Err(e);
+    let known = recovered.segments.get(&header.number).filter(|segment| segment.end > SEGMENT_HEADER as u64);
+    let Some(&segment) = known else {
+        let file = make(disk, &header)?;
+        return Ok((file, Segment { salt: header.salt, end: SEGMENT_HEADER as u64 }));
+    };
+    let file = disk.append(&name)?;
+    if recovered.torn > 0 {
+        let (offset, bytes) = (segment.end, recovered.torn);
+        tracing::warn!(store, name, offset, bytes, "cutting off a write that was neither finished nor acknowledged");
+        file.truncate(segment.end)?;
     }
-    Ok(file)
+    if let Some(offset) = recovered.unsealed {
+        let mut frame = vec![0; (segment.end - offset) as usize - MARK];
+        file.read_at(&mut frame, offset)?;
+        file.write_at(&frame, offset)?;
+    }
+    file.sync()?;
+    disk.sync()?;
+    if recovered.unsealed.is_some() {
+        seal(&*file, &segment);
+    }
+    Ok((file, segment))
+}
+
+/// Makes a segment, durably, or makes it anew. It has its name when it is whole.
+fn make(disk: &dyn Directory, header: &SegmentHeader) -> io::Result<Box<dyn LogFile>> {
+    let made = disk.create(NEXT).and_then(|file| {
+        file.write_at(&header.encode(), 0)?;
+        file.sync()?;
+        disk.rename(NEXT, &file_name(header.number))?;
+        disk.sync()?;
+        Ok(file)
+    });
+    if made.is_err() {
+        // To free the space. If it stays it is replaced by the next attempt.
+        drop(disk.remove(NEXT));
+    }
+    made
 }
 
 /// Marks the frame that ends where the segment does. Without it a damaged last frame looks torn,
 /// and nothing else is lost: a failure changes nothing.
 fn seal(file: &dyn LogFile, segment: &Segment) {
-    if let Some(offset) = segment.end.checked_sub(super::frame::MARK as u64) {
+    if let Some(offset) = segment.end.checked_sub(MARK as u64) {
         drop(file.write_at(&Mark::Sealed.encode(Spot { salt: segment.salt, offset }), offset));
     }
 }

@@ -6,17 +6,15 @@
 //! - In the last segment, an invalid frame with something valid after it was acknowledged once: it
 //!   is damaged. With nothing valid after it, it is the torn end of a write that nobody was
 //!   answered for, and the log goes on in its place.
-//! - A last segment without a valid header and with nothing after it was about to be made. Not so
-//!   if the one before it is marked closed: then it was there.
-//! - From the oldest segment that is needed, as the newest frame says, none may be missing. Older
-//!   ones are leftovers.
+//! - From the oldest segment that is needed, as the newest frame says, none may be missing, nor the
+//!   one after a segment that is marked closed. Older ones are leftovers.
 
 use std::{collections::BTreeMap, io};
 
 use super::{
     StoreError,
     disk::{Directory, LogFile},
-    frame::{Kind, MARK, Mark, Record},
+    frame::{Kind, MARK, Mark, Record, Spot},
     index::{Index, Slot},
     segment::{FIRST, Frame, FrameReader, Next, NoHeader, SEGMENT_HEADER, SegmentHeader, file_name, number_of},
 };
@@ -42,8 +40,10 @@ pub(super) struct Recovered {
     pub(super) oldest: u32,
     /// Bytes beyond the end of the last segment.
     pub(super) torn: u64,
-    /// Whether the last frame lacks its mark.
-    pub(super) unsealed: bool,
+    /// Where the last frame is, if it lacks its mark and so may not be durable.
+    pub(super) unsealed: Option<u64>,
+    /// The header of the last segment.
+    pub(super) last: Option<SegmentHeader>,
     /// Files that are not needed.
     pub(super) leftovers: Vec<u32>,
     pub(super) frames: u64,
@@ -86,8 +86,8 @@ fn missing(number: u32) -> Failure {
     Failure::Damaged(Fault { place: file_name(number), cause })
 }
 
-/// An open segment and what its header says; None for one that was about to be made.
-type Opened = (Box<dyn LogFile>, Option<SegmentHeader>);
+/// An open segment and what its header says.
+type Opened = (Box<dyn LogFile>, SegmentHeader);
 
 /// Reads the log in a directory.
 pub(super) fn recover(disk: &dyn Directory, store: &str) -> Result<Recovered, StoreError> {
@@ -101,32 +101,15 @@ fn read(disk: &dyn Directory) -> Result<Recovered, Failure> {
     let Some(&newest) = numbers.last() else { return Ok(Recovered { oldest: FIRST, ..Recovered::default() }) };
 
     let first = (1..newest).rev().take_while(|n| numbers.binary_search(n).is_ok()).last().unwrap_or(newest);
-    let mut opened: Vec<Opened> = Vec::new();
-    for number in first..=newest {
-        opened.push(open(disk, number, number == newest)?);
-    }
-    let unmade = opened.last().is_some_and(|(_, header)| header.is_none());
-    if unmade {
-        opened.pop();
-    }
+    let opened = (first..=newest).map(|number| open(disk, number)).collect::<Result<Vec<_>, _>>()?;
 
     let mut log = Recovered { oldest: FIRST, ..Recovered::default() };
-    if let Some((_, Some(header))) = opened.first() {
-        log.version = header.after;
-    } else if newest != FIRST {
-        return Err(missing(newest - 1));
-    }
-    let mut closed = None;
+    log.version = opened.first().map_or(0, |(_, header)| header.after);
     for (i, (file, header)) in opened.iter().enumerate() {
-        let Some(header) = header else { continue };
-        let next = opened.get(i + 1).and_then(|(_, header)| header.as_ref());
-        closed = log.read_segment(&**file, header, next)?;
+        log.read_segment(&**file, header, opened.get(i + 1).map(|(_, header)| header))?;
+        log.last = Some(*header);
     }
-    if let Some(number) = closed {
-        return Err(missing(number + 1));
-    }
-
-    if log.oldest < first && !log.segments.is_empty() {
+    if log.oldest < first {
         return Err(missing(first - 1));
     }
     if let Some(lowest) = log.index.lowest().filter(|lowest| *lowest < log.oldest) {
@@ -137,44 +120,27 @@ fn read(disk: &dyn Directory) -> Result<Recovered, Failure> {
     Ok(log)
 }
 
-fn open(disk: &dyn Directory, number: u32, newest: bool) -> Result<Opened, Failure> {
+fn open(disk: &dyn Directory, number: u32) -> Result<Opened, Failure> {
     let failed = |e| Failure::Io(file_name(number), e);
     let file = disk.read(&file_name(number)).map_err(failed)?;
     let mut bytes = [0; SEGMENT_HEADER];
     let got = file.read_at(&mut bytes, 0).map_err(failed)?;
     match SegmentHeader::decode(&bytes[..got]) {
-        Ok(header) if header.number == number => Ok((file, Some(header))),
+        Ok(header) if header.number == number => Ok((file, header)),
         Ok(header) => Err(damaged(number, 0, format!("it is {} under another name", file_name(header.number)))),
         Err(NoHeader::Format(format)) => Err(Failure::Format(file_name(number), format)),
-        Err(NoHeader::Invalid) if newest && is_blank(&*file).map_err(failed)? => Ok((file, None)),
         Err(NoHeader::Invalid) => Err(damaged(number, 0, "the header does not match its checksum")),
     }
 }
 
-/// Whether nothing comes after the header's place.
-fn is_blank(file: &dyn LogFile) -> io::Result<bool> {
-    let mut buffer = vec![0; 64 << 10];
-    let mut offset = SEGMENT_HEADER as u64;
-    loop {
-        let got = file.read_at(&mut buffer, offset)?;
-        if got == 0 {
-            return Ok(true);
-        }
-        if buffer[..got].iter().any(|byte| *byte != 0) {
-            return Ok(false);
-        }
-        offset += got as u64;
-    }
-}
-
 impl Recovered {
-    /// Takes in one segment. Gives its number if another one must follow it and is not there.
+    /// Takes in one segment.
     fn read_segment(
         &mut self,
         file: &dyn LogFile,
         header: &SegmentHeader,
         next: Option<&SegmentHeader>,
-    ) -> Result<Option<u32>, Failure> {
+    ) -> Result<(), Failure> {
         let number = header.number;
         let failed = |e| Failure::Io(file_name(number), e);
         let len = file.len().map_err(failed)?;
@@ -186,8 +152,7 @@ impl Recovered {
             return Err(hole(number, 0, self.version, header.after));
         }
         self.advance_oldest(number, 0, header.oldest)?;
-        self.unsealed = false;
-        let mut closed = None;
+        self.unsealed = None;
         let mut reader = FrameReader::new(file, header.salt, SEGMENT_HEADER as u64, end);
         loop {
             match reader.next().map_err(failed)? {
@@ -195,10 +160,9 @@ impl Recovered {
                 Next::End => break,
                 Next::Invalid if next.is_some() => return Err(broken(number, &mut reader)),
                 Next::Invalid => {
-                    let spot = super::frame::Spot { salt: header.salt, offset: reader.offset() };
+                    let spot = Spot { salt: header.salt, offset: reader.offset() };
                     if Mark::decode(reader.peek(MARK).map_err(failed)?, spot) == Some(Mark::Closed) {
-                        closed = Some(number);
-                        break;
+                        return Err(missing(number + 1));
                     }
                     let torn_at = reader.offset();
                     let mut ahead = FrameReader::new(file, header.salt, torn_at, end);
@@ -214,7 +178,7 @@ impl Recovered {
             return Err(damaged(number, end, "a frame reaches beyond the end of the segment"));
         }
         self.segments.insert(number, Segment { salt: header.salt, end: reader.offset() });
-        Ok(closed)
+        Ok(())
     }
 
     fn replay(&mut self, number: u32, frame: &Frame<'_>) -> Result<(), Failure> {
@@ -235,7 +199,7 @@ impl Recovered {
             return Err(wrong("there are less changes than the frame promises"));
         }
         self.frames += 1;
-        self.unsealed = frame.mark.is_none();
+        self.unsealed = frame.mark.is_none().then_some(frame.offset);
         Ok(())
     }
 
