@@ -36,6 +36,9 @@ mod recover;
 mod segment;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 pub use check::{CheckReport, check};
 
 use disk::{Directory, DiskDirectory};
