@@ -67,6 +67,8 @@ pub struct Kind {
     pub stored: bool,
     /// Field selectors supported besides `metadata.name` and `metadata.namespace`.
     pub fields: &'static [&'static str],
+    /// Whether objects claim names; see [`TypedObject::claims`].
+    pub claims: bool,
     /// The one of `fields` that many watches select by one value each: `spec.nodeName`.
     pub watch_index: Option<&'static str>,
     /// JSON → typed, defaults not applied. `Err` names the field by its JSON path.
@@ -92,6 +94,7 @@ impl Kind {
             subresources: &[],
             stored: true,
             fields: &[],
+            claims: false,
             watch_index: None,
             decode: decode::<T>,
         }

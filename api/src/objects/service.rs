@@ -23,6 +23,7 @@ pub static KIND: Kind = Kind {
     short_names: &["svc"],
     subresources: &[Subresource::Status],
     fields: &["spec.clusterIP", "spec.type"],
+    claims: true,
     ..Kind::of::<Service>("services", "service")
 };
 

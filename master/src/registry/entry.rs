@@ -141,10 +141,25 @@ impl Entry {
 
     /// The JSON without the resourceVersion.
     pub(crate) fn stored(&self) -> Vec<u8> {
-        let cut = version_text(self.version);
+        let (before, after) = self.around_version();
+        [before, after].concat()
+    }
+
+    /// Whether this is the JSON without the resourceVersion.
+    pub(super) fn holds(&self, stored: &[u8]) -> bool {
+        let (before, after) = self.around_version();
+        stored.len() == before.len() + after.len() && stored.starts_with(before) && stored.ends_with(after)
+    }
+
+    fn around_version(&self) -> (&[u8], &[u8]) {
         let at = splice_point(&self.json);
-        let after = (at + cut.len()).min(self.json.len());
-        [&self.json[..at], &self.json[after..]].concat()
+        let after = (at + version_text(self.version).len()).min(self.json.len());
+        (&self.json[..at], &self.json[after..])
+    }
+
+    /// The JSON, with this entry's resourceVersion, of what would be stored in its place.
+    pub fn json_of_update(&self, stored: &[u8]) -> Bytes {
+        event_line(EventType::Modified, stored, self.version).1
     }
 
     /// The watch line for this state as an event of type `event`. Shared when the type is the one

@@ -19,6 +19,7 @@ mod tests;
 
 use std::{
     collections::HashSet,
+    ops::Bound,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
@@ -128,7 +129,6 @@ impl Snapshot {
         after: Option<&Key>,
     ) -> Box<dyn Iterator<Item = &'a Arc<Entry>> + Send + 'a> {
         let namespace = selection.namespace.as_deref();
-        let start = after.cloned().unwrap_or_else(|| Key::new(namespace.unwrap_or_default(), ""));
         let indexed = kind.watch_index.and_then(|index| selection.fields.exact(index));
         let entries = match indexed {
             Some(value) => self.index.get(value),
@@ -136,23 +136,30 @@ impl Snapshot {
         };
         if let (Some(namespace), Some(name)) = (namespace, selection.fields.exact("metadata.name")) {
             let entry = self.entries.get(&Key::new(namespace, name)).filter(|e| after.is_none_or(|key| e.key > *key));
-            return Box::new(entry.filter(|e| selection.matches(e)).into_iter());
+            return Box::new(entry.filter(|e| selection.picks(e)).into_iter());
         }
-        let beyond = after.cloned();
-        let there = entries.into_iter().flat_map(move |entries| entries.range(start.clone()..));
-        let there = there.skip_while(move |(key, _)| beyond.as_ref() == Some(*key));
-        let inside = there.take_while(move |(key, _)| namespace.is_none_or(|ns| key.namespace == ns));
-        Box::new(inside.map(|(_, entry)| entry).filter(|entry| selection.matches(entry)))
+        let (first, last) = bounds(namespace);
+        let first = after.map_or(first, |key| Bound::Excluded(key.clone()));
+        let inside = entries.into_iter().flat_map(move |entries| entries.range((first.clone(), last.clone())));
+        let all = inside.map(|(_, entry)| entry);
+        if selection.labels.is_empty() && selection.fields.is_empty() {
+            return Box::new(all);
+        }
+        Box::new(all.filter(|entry| selection.picks(entry)))
     }
 
     /// The entries of one namespace, or all of them.
     pub fn range(&self, namespace: Option<&str>) -> impl Iterator<Item = &Arc<Entry>> {
-        let start = Key::new(namespace.unwrap_or_default(), "");
-        let namespace = namespace.map(str::to_owned);
-        self.entries
-            .range(start..)
-            .take_while(move |(key, _)| namespace.as_ref().is_none_or(|ns| key.namespace == *ns))
-            .map(|(_, entry)| entry)
+        self.entries.range(bounds(namespace)).map(|(_, entry)| entry)
+    }
+}
+
+/// The first key and the one after the last of a namespace, or of all.
+fn bounds(namespace: Option<&str>) -> (Bound<Key>, Bound<Key>) {
+    match namespace {
+        None => (Bound::Unbounded, Bound::Unbounded),
+        // No name of a namespace sorts between this one and itself with a NUL behind it.
+        Some(ns) => (Bound::Included(Key::new(ns, "")), Bound::Excluded(Key::new(&format!("{ns}\0"), ""))),
     }
 }
 
@@ -170,9 +177,39 @@ pub struct Selection {
 impl Selection {
     /// Whether the entry is wanted.
     pub fn matches(&self, entry: &Entry) -> bool {
-        self.namespace.as_ref().is_none_or(|ns| entry.key.namespace == *ns)
-            && self.labels.matches_with(|key| entry.label(key))
-            && self.fields.matches_with(|field| entry.field(field))
+        self.namespace.as_ref().is_none_or(|ns| entry.key.namespace == *ns) && self.picks(entry)
+    }
+
+    /// [`Selection::matches`] for an entry of the right namespace.
+    fn picks(&self, entry: &Entry) -> bool {
+        self.labels.matches_with(|key| entry.label(key)) && self.fields.matches_with(|field| entry.field(field))
+    }
+}
+
+/// An object as it is stored: its JSON without a resourceVersion, and its facts.
+#[derive(Debug)]
+pub struct Written {
+    kind: &'static Kind,
+    key: Key,
+    json: Bytes,
+    facts: Facts,
+}
+
+impl Written {
+    /// Writes an object out.
+    pub fn of(mut object: Box<dyn Object>) -> Self {
+        object.meta_mut().resource_version = None;
+        Self { kind: object.kind(), key: Key::of(&*object), json: object.to_json().into(), facts: Facts::of(&*object) }
+    }
+
+    /// Whether this is what the entry holds.
+    pub fn is_in(&self, entry: &Entry) -> bool {
+        entry.holds(&self.json)
+    }
+
+    /// The JSON.
+    pub fn json(&self) -> &Bytes {
+        &self.json
     }
 }
 
@@ -354,7 +391,7 @@ impl Registry {
 
     /// Stores a new object. Its metadata must be complete but for the resourceVersion.
     pub async fn create(&self, object: Box<dyn Object>) -> Result<Arc<Entry>, ApiError> {
-        let (kind, key) = (object.kind(), Key::of(&*object));
+        let Written { kind, key, json, facts } = Written::of(object);
         let exists = || ApiError::already_exists(kind.error_name, &key.name);
         if let Some(there) = self.get(kind, &key.namespace, &key.name) {
             let mut error = exists();
@@ -363,12 +400,17 @@ impl Registry {
             }
             return Err(error);
         }
-        self.submit(kind, key.clone(), Some(object), Expect::Absent).await?.ok_or_else(exists)
+        self.submit(kind, key.clone(), Some((json, facts)), Expect::Absent).await?.ok_or_else(exists)
     }
 
     /// Replaces an object. Whether anything changes is the caller's matter.
     pub async fn update(&self, object: Box<dyn Object>, expected: Expected) -> Result<Arc<Entry>, ApiError> {
-        let (kind, key) = (object.kind(), Key::of(&*object));
+        self.update_written(Written::of(object), expected).await
+    }
+
+    /// [`Registry::update`] with an object that was written out already.
+    pub async fn update_written(&self, object: Written, expected: Expected) -> Result<Arc<Entry>, ApiError> {
+        let Written { kind, key, json, facts } = object;
         let current =
             self.get(kind, &key.namespace, &key.name).ok_or_else(|| ApiError::not_found(kind.error_name, &key.name))?;
         let version = match expected {
@@ -376,7 +418,7 @@ impl Registry {
             Expected::Version(v) if v == current.version => v,
             Expected::Version(v) => return Err(changed(kind, &key, v, current.version)),
         };
-        self.submit(kind, key.clone(), Some(object), Expect::Version(version))
+        self.submit(kind, key.clone(), Some((json, facts)), Expect::Version(version))
             .await?
             .ok_or_else(|| changed(kind, &key, version, self.version()))
     }
@@ -420,7 +462,8 @@ impl Registry {
                 return Ok(current);
             }
             let expect = Expect::Version(current.version);
-            if let Some(entry) = self.submit(kind, current.key.clone(), Some(Box::new(object)), expect).await? {
+            let Written { json, facts, .. } = Written::of(Box::new(object));
+            if let Some(entry) = self.submit(kind, current.key.clone(), Some((json, facts)), expect).await? {
                 return Ok(entry);
             }
         }
@@ -432,13 +475,9 @@ impl Registry {
         &self,
         kind: &'static Kind,
         key: Key,
-        object: Option<Box<dyn Object>>,
+        content: Option<(Bytes, Facts)>,
         expect: Expect,
     ) -> Result<Option<Arc<Entry>>, ApiError> {
-        let content = object.map(|mut object| {
-            object.meta_mut().resource_version = None;
-            (Bytes::from(object.to_json()), Facts::of(&*object))
-        });
         let before = self.get(kind, &key.namespace, &key.name);
         let had = before.as_ref().map_or(&[][..], |entry| entry.claims());
         let wants = content.as_ref().map_or(&[][..], |(_, facts)| facts.claims());

@@ -60,8 +60,10 @@ pub(crate) fn object(kind: &Kind, body: &[u8], strictness: Strictness) -> Result
 /// Decodes a JSON value, such as the result of a patch, as an object of `kind`.
 pub(crate) fn from_value(kind: &Kind, input: &Value, strictness: Strictness) -> Result<Decoded, ApiError> {
     // A value's text is valid JSON, so the only errors are the types'.
-    let object = (kind.decode)(&serde_json::to_vec(input).unwrap_or_default())?;
-    let faults = if strictness == Strictness::Ignore { Vec::new() } else { unknown_fields(input, &*object) };
+    let text = serde_json::to_vec(input).unwrap_or_default();
+    let object = (kind.decode)(&text)?;
+    let known = strictness == Strictness::Ignore || fields::are_known(&text, &object.to_json()) == Some(true);
+    let faults = if known { Vec::new() } else { unknown_fields(input, &*object) };
     finish(object, faults, strictness)
 }
 

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{Shared, decode, decode::Strictness, patch::Patch, query::Query, router::Target};
-use crate::registry::{Entry, Expected};
+use crate::registry::{self, Entry, Expected};
 
 /// Attempts of a write that may be repeated when the object changes meanwhile.
 const ATTEMPTS: usize = 16;
@@ -96,8 +96,12 @@ pub(crate) async fn create(
     object.prepare_create();
     object.set_defaults();
     let mut last = None;
-    for _ in 0..CREATE_ATTEMPTS {
-        let mut object = object.clone_box();
+    // Only what is chosen here can be chosen anew.
+    let attempts = if base.is_some() || kind.claims { CREATE_ATTEMPTS } else { 1 };
+    let mut given = Some(object);
+    for left in (0..attempts).rev() {
+        let next = if left > 0 { given.as_ref().map(|object| object.clone_box()) } else { None };
+        let Some(mut object) = std::mem::replace(&mut given, next) else { break };
         let uid = uuid::Uuid::new_v4();
         object.meta_mut().uid = Some(uid.to_string());
         if let Some(base) = &base {
@@ -215,15 +219,17 @@ async fn replace_once(
             warnings = object.warnings();
         }
     }
-    object.meta_mut().resource_version = old.meta().resource_version.clone();
     let expected = Expected::Version(version.unwrap_or(current.version));
+    let object = registry::Written::of(object);
     if expected == Expected::Version(current.version) {
-        let json = object.to_json();
-        if dry_run || json == old.to_json() {
-            return Ok(Written { json: json.into(), warnings });
+        if object.is_in(current) {
+            return Ok(Written { json: current.json.clone(), warnings });
+        }
+        if dry_run {
+            return Ok(Written { json: current.json_of_update(object.json()), warnings });
         }
     }
-    let entry = shared.registry.update(object, expected).await?;
+    let entry = shared.registry.update_written(object, expected).await?;
     Ok(Written { json: entry.json.clone(), warnings })
 }
 

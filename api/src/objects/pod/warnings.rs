@@ -46,6 +46,14 @@ const SECURITY: [&str; 6] =
 
 /// The warnings of a spec, one sentence each.
 pub(in crate::objects) fn spec_warnings(path: &str, spec: &PodSpec) -> Vec<String> {
+    if is_plain(spec) {
+        debug_assert_eq!(every_warning(path, spec), Vec::<String>::new(), "a plain spec has none");
+        return Vec::new();
+    }
+    every_warning(path, spec)
+}
+
+fn every_warning(path: &str, spec: &PodSpec) -> Vec<String> {
     let mut all = Vec::new();
     // Writing a spec can't fail: it holds strings, numbers and string-keyed maps only.
     let json = serde_json::to_value(spec).unwrap_or_default();
@@ -85,6 +93,91 @@ pub(in crate::objects) fn spec_warnings(path: &str, spec: &PodSpec) -> Vec<Strin
         }
     }
     all
+}
+
+/// Whether the spec uses none of the fields that there could be a word about: nearly every pod, told
+/// without writing it out.
+fn is_plain(spec: &PodSpec) -> bool {
+    // Whatever field is new here must be looked at: nothing is left out with `..`.
+    let PodSpec {
+        active_deadline_seconds: _,
+        affinity,
+        automount_service_account_token,
+        containers,
+        dns_config,
+        dns_policy: _,
+        enable_service_links: _,
+        ephemeral_containers,
+        eviction_responders,
+        host_aliases,
+        host_ipc,
+        host_network: _,
+        host_pid,
+        host_users,
+        hostname: _,
+        hostname_override,
+        image_pull_secrets,
+        init_containers,
+        node_name: _,
+        node_selector: _,
+        os: _,
+        overhead,
+        preemption_policy,
+        priority,
+        priority_class_name,
+        readiness_gates: _,
+        resource_claims,
+        resources,
+        restart_policy: _,
+        runtime_class_name,
+        scheduler_name,
+        scheduling_gates,
+        scheduling_group,
+        security_context,
+        service_account: _,
+        service_account_name,
+        set_hostname_as_fqdn,
+        share_process_namespace,
+        subdomain,
+        termination_grace_period_seconds: _,
+        tolerations,
+        topology_spread_constraints,
+        volumes,
+    } = spec;
+    let policies = affinity.is_none() && tolerations.is_none() && topology_spread_constraints.is_none();
+    let priorities = priority.is_none() && priority_class_name.is_none() && preemption_policy.is_none();
+    let identity = automount_service_account_token.is_none() && service_account_name.is_none();
+    let scheduling = scheduling_gates.is_none() && scheduling_group.is_none() && overhead.is_none();
+    let runtime = runtime_class_name.is_none() && resources.is_none() && resource_claims.is_none();
+    let sharing = host_ipc.is_none() && host_pid.is_none() && host_users.is_none() && share_process_namespace.is_none();
+    let naming = hostname_override.is_none() && set_hostname_as_fqdn.is_none() && subdomain.is_none();
+    let names = naming && host_aliases.is_none() && dns_config.is_none();
+    let extras = ephemeral_containers.is_none() && eviction_responders.is_none() && image_pull_secrets.is_none();
+    let usual_scheduler = matches!(scheduler_name.as_deref(), None | Some("" | DEFAULT_SCHEDULER));
+    let no_security = security_context.as_ref().is_none_or(|context| *context == Default::default());
+    let plain_volumes = volumes.iter().flatten().all(|volume| volume.empty_dir.is_none());
+    (policies && priorities && identity && scheduling && runtime && sharing && names && extras)
+        && (usual_scheduler && no_security && plain_volumes)
+        && containers.iter().chain(init_containers.iter().flatten()).all(is_plain_container)
+}
+
+fn is_plain_container(container: &Container) -> bool {
+    let few = |n: Option<usize>| n.unwrap_or(0) < 2;
+    few(container.env.as_ref().map(Vec::len))
+        && few(container.ports.as_ref().map(Vec::len))
+        && container.lifecycle.is_none()
+        && container.liveness_probe.is_none()
+        && container.readiness_probe.is_none()
+        && container.startup_probe.is_none()
+        && container.resize_policy.is_none()
+        && container.resources.is_none()
+        && container.security_context.is_none()
+        && container.stdin_once.is_none()
+        && container.volume_mounts.is_none()
+        && container.volume_devices.is_none()
+        && container.restart_policy.is_none()
+        && container.termination_message_path.as_deref().is_none_or(|path| path == "/dev/termination-log")
+        && container.termination_message_policy.as_deref().is_none_or(|policy| policy == "File")
 }
 
 fn sentence(path: &str, instead: &str) -> String {
