@@ -5,6 +5,7 @@
 mod api;
 mod cluster;
 mod machine;
+mod store;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -31,12 +32,15 @@ enum What {
     Heal,
     /// The master over HTTP: requests, watches, memory; needs nothing but the binary.
     Api(Box<api::ApiArgs>),
+    /// The embedded store beside the bare disk; needs nothing.
+    Store(store::StoreArgs),
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
     match cli.what.unwrap_or(What::All) {
         What::Api(args) => api::run(*args),
+        What::Store(args) => store::run(&args),
         What::All => cluster::run(cluster::Figures::ALL, cli.rounds),
         What::Start => cluster::run(cluster::Figures::START, cli.rounds),
         What::Idle => cluster::run(cluster::Figures::IDLE, cli.rounds),

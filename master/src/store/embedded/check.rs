@@ -29,7 +29,7 @@ pub struct CheckReport {
 /// no order. Needs the store to itself: with a master on it, it is [`StoreError::Locked`]. What is
 /// damaged is told as [`StoreError::Damaged`], at the first place.
 pub fn check(directory: &Path, mut each: impl FnMut(&str, u64, &[u8])) -> Result<CheckReport, StoreError> {
-    let disk = DiskDirectory::lock(directory)?;
+    let disk = DiskDirectory::find(directory)?;
     let store = directory.display().to_string();
     let log = recover(&disk, &store)?;
     if log.segments.is_empty() {

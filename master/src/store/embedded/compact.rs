@@ -95,7 +95,7 @@ impl Log {
         let mut reader = FrameReader::new(&*file, segment.salt, begin, segment.end);
         loop {
             let at = reader.offset();
-            if at - begin >= self.options.step_bytes as u64 {
+            if at > begin && at - begin >= self.options.step_bytes as u64 {
                 return Ok((draft, begin, at, false));
             }
             let damaged = || {

@@ -55,25 +55,27 @@ pub(super) struct DiskDirectory {
 }
 
 impl DiskDirectory {
-    /// Opens and locks the directory, which is made if it is missing.
+    /// Opens and locks the directory of a store, and makes what is missing.
     pub(super) fn make(path: &Path) -> Result<Self, StoreError> {
         std::fs::create_dir_all(path).map_err(|e| unopenable(path, e))?;
-        Self::lock(path)
+        Self::lock(path, true)
     }
 
-    /// Opens and locks a directory that is there.
-    pub(super) fn lock(path: &Path) -> Result<Self, StoreError> {
-        let store = path.display().to_string();
+    /// Opens and locks the directory of a store that is there.
+    pub(super) fn find(path: &Path) -> Result<Self, StoreError> {
+        Self::lock(path, false)
+    }
+
+    fn lock(path: &Path, make: bool) -> Result<Self, StoreError> {
         if path.join(FORMER).exists() {
-            let cause = format!("{FORMER}/ is of a format from before the first release: remove it, or the directory");
-            return Err(StoreError::Unopenable { store, cause });
+            let cause = "is of a format from before the first release: move it away, and start with an empty store";
+            return Err(unopenable(path, format!("{FORMER}/ {cause}")));
         }
         let handle = File::open(path).map_err(|e| unopenable(path, e))?;
-        let lock = path.join(LOCK);
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(lock);
-        let lock = lock.map_err(|e| unopenable(path, e))?;
+        let lock = OpenOptions::new().create(make).write(true).mode(0o600).open(path.join(LOCK));
+        let lock = lock.map_err(|e| unopenable(path, format!("{LOCK}: {e}")))?;
         lock.try_lock().map_err(|e| match e {
-            TryLockError::WouldBlock => StoreError::Locked { store },
+            TryLockError::WouldBlock => StoreError::Locked { store: path.display().to_string() },
             TryLockError::Error(e) => unopenable(path, e),
         })?;
         Ok(Self { path: path.to_owned(), handle, _lock: lock })

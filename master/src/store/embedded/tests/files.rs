@@ -64,6 +64,8 @@ async fn what_is_no_store_is_refused() {
     assert!(!absent.exists(), "a check makes nothing");
     assert!(matches!(check(dir.path(), |_, _, _| {}), Err(StoreError::Unopenable { .. })));
 
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
     assert!(matches!(EmbeddedStore::open(&file).await, Err(StoreError::Unopenable { .. })));

@@ -5,7 +5,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::{
-    super::{log::Log, segment::file_name, *},
+    super::{
+        index::{Index, Slot},
+        log::Log,
+        segment::file_name,
+        *,
+    },
     sim::{Random, SimDisk},
 };
 
@@ -99,4 +104,23 @@ fn damage_found_by_compaction_stops_it_and_is_told() {
     assert!(disk.names().contains(&file_name(1)), "nothing is given up");
     log.commit(vec![Write::one("hot", Some(value), Expect::Any)], &mut |_| {});
     assert!(log.trouble().is_some(), "a write that succeeds does not mend it");
+}
+
+#[test]
+fn a_million_keys_take_little_memory() {
+    const KEYS: u64 = 1_000_000;
+    let resident = || {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    };
+    let before = resident();
+    let mut index = Index::default();
+    for i in 0..KEYS {
+        let key = format!("/registry/pods/default/web-{i:012}");
+        index.put(&key, Slot::new(i, 1, &key, 1500));
+    }
+    let bytes = (resident() - before) / KEYS;
+    assert_eq!(index.len() as u64, KEYS);
+    assert!(bytes < 130, "{bytes} bytes a key");
+    println!("{bytes} bytes a key");
 }
