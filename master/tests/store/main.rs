@@ -1,5 +1,7 @@
 //! The embedded store on a real machine: processes killed in the middle, disks that fill up.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod crash;
 mod full;
 mod restart;
