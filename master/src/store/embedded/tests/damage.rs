@@ -127,6 +127,36 @@ fn no_segment_can_go_missing_or_take_anothers_place() {
 }
 
 #[test]
+fn a_hole_in_the_versions_is_damage() {
+    let header = SegmentHeader { number: 1, salt: 7, after: 0, previous_end: 0, oldest: 1 };
+    let mut bytes = header.encode().to_vec();
+    for version in [1, 3] {
+        let mut draft = Draft::default();
+        draft.push(Kind::Put, version, "a", b"1");
+        let offset = bytes.len() as u64;
+        bytes.extend_from_slice(draft.finish(version - 1, version, 1, Spot { salt: 7, offset }));
+        bytes.extend_from_slice(&[0; MARK]);
+    }
+    let disk = SimDisk::new(1);
+    disk.put(&file_name(1), bytes);
+    let Err(StoreError::Damaged { cause, .. }) = open(&disk) else { panic!("version 2 is missing") };
+    assert!(cause.contains("after version 2") && cause.contains("to 1 only"), "{cause}");
+}
+
+#[test]
+fn another_format_is_refused_as_such() {
+    let header = SegmentHeader { number: 1, salt: 7, after: 0, previous_end: 0, oldest: 1 };
+    let mut bytes = header.encode();
+    bytes[8] = 9;
+    let crc = crc32fast::hash(&bytes[..44]);
+    bytes[44..].copy_from_slice(&crc.to_le_bytes());
+    let disk = SimDisk::new(1);
+    disk.put(&file_name(1), bytes.to_vec());
+    let Err(StoreError::Unopenable { cause, .. }) = open(&disk) else { panic!("format 9 is not known") };
+    assert!(cause.contains("format 9"), "{cause}");
+}
+
+#[test]
 fn a_torn_end_is_cut_off_wherever_it_tore() {
     let disk = SimDisk::new(3);
     let mut log = open(&disk).unwrap();

@@ -84,6 +84,28 @@ fn the_last_version_outlives_the_deletion_that_made_it() {
 }
 
 #[test]
+fn a_segment_that_outlived_its_removal_is_removed_at_the_start() {
+    let disk = SimDisk::new(4);
+    let mut log = open(&disk);
+    let value = Bytes::from(vec![1; 3000]);
+    for i in 0..40 {
+        let deleted = Write::one("kept", None, Expect::Any);
+        let first = Write::one("kept", Some(value.clone()), Expect::Any);
+        let hot = Write::one("hot", Some(value.clone()), Expect::Any);
+        log.commit(vec![[first, deleted, hot.clone()][i.min(2)].clone()], &mut |_| {});
+    }
+    let (first, before) = (disk.content(&file_name(1)), log.load().unwrap());
+    while log.wants_compaction() {
+        log.compact().unwrap();
+    }
+    assert!(log.oldest > 2, "the deletion is gone, too");
+    disk.put(&file_name(1), first);
+    let log = open(&disk);
+    assert_eq!(log.load().unwrap(), before, "what was deleted does not come back");
+    assert!(!disk.names().contains(&file_name(1)));
+}
+
+#[test]
 fn damage_found_by_compaction_stops_it_and_is_told() {
     let disk = SimDisk::new(3);
     let mut log = open(&disk);
