@@ -34,7 +34,8 @@ pub fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> Re
 pub fn exchange_all(address: SocketAddr, method: &str, path: &str, body: &str) -> Result<(u16, String, String)> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    // 1.0: a body in one piece, whatever its size.
+    let head = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\n");
     write!(stream, "{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

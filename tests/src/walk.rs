@@ -151,6 +151,9 @@ pub struct Walk {
     pub cut_off: usize,
 }
 
+/// How kubecfg says that a request went unanswered, or that it could not be sent.
+const CUT_OFF: [&str; 3] = ["cannot reach the master", "talking to the master", "did not answer"];
+
 impl Walk {
     /// The next step: the last one again, if it was not acknowledged.
     pub fn step(&self, random: &mut Random) -> Step {
@@ -164,7 +167,7 @@ impl Walk {
             self.acknowledged += 1;
             self.declared = self.declared.after(step);
             self.unsure = None;
-        } else if ["cannot reach the master", "talking to the master"].iter().any(|words| refusal.contains(words)) {
+        } else if CUT_OFF.iter().any(|words| refusal.contains(words)) {
             self.cut_off += 1;
             self.unsure = Some(step);
         } else {

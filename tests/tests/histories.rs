@@ -169,9 +169,11 @@ fn the_other_master_leads_within_5_s_and_500_are_exactly_500() -> Result<()> {
             let killed = Instant::now();
             let (then, _) = list().context("a list")?;
             anyhow::ensure!(then < 500, "the leader was killed too late: {then}");
-            eventually("the other master goes on", || list().filter(|(pods, bound)| *pods > then || *bound == 500))?;
+            eventually("the other master goes on", || list().filter(|(pods, bound)| *pods > then || *bound == 500))
+                .with_context(|| format!("from {then} on:\n{}", other.log()))?;
             let handover = killed.elapsed();
-            eventually("all are there and have a minion", || list().filter(|found| *found == (500, 500)))?;
+            eventually("all are there and have a minion", || list().filter(|found| *found == (500, 500)))
+                .with_context(|| format!("{:?}:\n{}", list(), other.log()))?;
             // Another round of its loops would correct what is wrong.
             leader.launch()?;
             leader.wait_ready()?;
