@@ -150,16 +150,20 @@ impl Watcher {
             }
             true
         };
-        let read = match &self.lane {
+        self.read(each).ok_or_else(|| expired(self.kind, self.version))?;
+        self.version = reached;
+        Ok(items)
+    }
+
+    /// Calls `each` with the changes after the cursor until it says stop. `None` when some are gone.
+    fn read(&self, each: impl FnMut(&Arc<Event>) -> bool) -> Option<()> {
+        match &self.lane {
             Some(lane) => lane.read(self.version, each),
             None => {
                 let log = self.registry.shelf(self.kind).log.read().unwrap_or_else(PoisonError::into_inner);
                 log.read(self.version, each)
             }
-        };
-        read.ok_or_else(|| expired(self.kind, self.version))?;
-        self.version = reached;
-        Ok(items)
+        }
     }
 
     /// Moves an idle cursor to the present, for a bookmark. Only when `next` has nothing: the
@@ -171,13 +175,7 @@ impl Watcher {
             idle = false;
             false
         };
-        let read = match &self.lane {
-            Some(lane) => lane.read(self.version, each),
-            None => {
-                let log = self.registry.shelf(self.kind).log.read().unwrap_or_else(PoisonError::into_inner);
-                log.read(self.version, each)
-            }
-        };
+        let read = self.read(each);
         if idle && read.is_some() {
             self.version = self.version.max(applied);
         }
