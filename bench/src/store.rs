@@ -40,6 +40,12 @@ const LOADED_BYTES: usize = 1500;
 /// Objects that writes go to in turn.
 const KEYS: usize = 10_000;
 
+/// Records that stay while all of them are overwritten, and how often that happens.
+const CHURN_RECORDS: usize = 100_000;
+const CHURN_TIMES: usize = 6;
+/// Writes in a commit meanwhile.
+const CHURN_GROUP: usize = 200;
+
 /// Takes the figures and prints them.
 pub(crate) fn run(args: &StoreArgs) -> Result<()> {
     println!("machine: {}, load {}\n", machine::describe()?, machine::load()?);
@@ -50,6 +56,7 @@ pub(crate) fn run(args: &StoreArgs) -> Result<()> {
     for group in &args.groups {
         runtime.block_on(commits(&scratch(directory)?.0, *group, period))?;
     }
+    runtime.block_on(churn(&scratch(directory)?.0, CHURN_GROUP))?;
     for thousands in &args.thousands {
         runtime.block_on(start(&scratch(directory)?.0, thousands * 1000))?;
     }
@@ -92,7 +99,7 @@ async fn commits(directory: &Path, group: usize, period: Duration) -> Result<()>
     let (cpu, disk, begin) = (cpu()?, written()?, Instant::now());
     let mut writes = 0;
     while begin.elapsed() < period {
-        write(&store, writes..writes + group, WRITTEN_BYTES).await?;
+        write(&store, writes..writes + group, WRITTEN_BYTES, KEYS).await?;
         writes += group;
     }
     let took = begin.elapsed().as_secs_f64();
@@ -142,9 +149,52 @@ async fn start(directory: &Path, records: usize) -> Result<()> {
     Ok(())
 }
 
-async fn write(store: &EmbeddedStore, range: std::ops::Range<usize>, bytes: usize) -> Result<()> {
+/// Overwrites of any of many records, in a random order, long enough for compaction to have to move
+/// what is live in between: what it costs, and what a commit then waits.
+async fn churn(directory: &Path, group: usize) -> Result<()> {
+    let store = EmbeddedStore::open(directory).await?;
+    let records = CHURN_RECORDS;
+    let overwrite = |from: usize| {
+        let put = |i: usize| {
+            // By chance: in a fixed order the oldest would always be garbage.
+            let mixed = (i as u64 ^ (i as u64 >> 7)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let key = ((mixed ^ (mixed >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32) as usize % records;
+            Write::one(format!("pods/default/name-{key:08}"), Some(value(i, WRITTEN_BYTES)), Expect::Any)
+        };
+        (from..from + group).map(put).collect()
+    };
+    for from in (0..records).step_by(1000) {
+        write(&store, from..from + 1000, WRITTEN_BYTES, records).await?;
+    }
+    let (cpu, disk, begin) = (cpu()?, written()?, Instant::now());
+    let (mut writes, mut waits) = (0, Vec::new());
+    while writes < CHURN_TIMES * records {
+        let sent = Instant::now();
+        done(store.commit(overwrite(writes)).await)?;
+        waits.push(sent.elapsed());
+        writes += group;
+    }
+    let took = begin.elapsed().as_secs_f64();
+    waits.sort_unstable();
+    let wait = |part: f64| waits[((waits.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3;
+    let bytes = (writes * WRITTEN_BYTES) as f64;
+    println!(
+        "{:<40} {:>9.0} /s  {:>8.0} writes/s  {:>5.1} us CPU a write  {:.2} bytes written a byte  wait {:.1} ms, 99 % {:.1}, longest {:.1}",
+        format!("commits of {group}, {records} live records"),
+        (writes / group) as f64 / took,
+        writes as f64 / took,
+        (self::cpu()? - cpu).as_secs_f64() * 1e6 / writes as f64,
+        (written()? - disk) as f64 / bytes,
+        wait(0.5),
+        wait(0.99),
+        wait(1.0),
+    );
+    Ok(())
+}
+
+async fn write(store: &EmbeddedStore, range: std::ops::Range<usize>, bytes: usize, keys: usize) -> Result<()> {
     let writes = range
-        .map(|i| Write::one(format!("pods/default/name-{:08}", i % KEYS), Some(value(i, bytes)), Expect::Any))
+        .map(|i| Write::one(format!("pods/default/name-{:08}", i % keys), Some(value(i, bytes)), Expect::Any))
         .collect();
     done(store.commit(writes).await)
 }
