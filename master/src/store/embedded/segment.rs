@@ -19,7 +19,7 @@ pub(super) const FIRST: u32 = 1;
 const MAGIC: [u8; 8] = *b"\xc7coracle";
 const FORMAT: u32 = 1;
 /// Bytes read at once.
-const WINDOW: usize = 1 << 20;
+const WINDOW: usize = 2 << 20;
 
 pub(super) fn file_name(number: u32) -> String {
     format!("{number:010}.log")
@@ -129,6 +129,8 @@ pub(super) struct FrameReader<'a> {
     offset: u64,
     end: u64,
     window: Vec<u8>,
+    /// Bytes of the window that were read.
+    filled: usize,
     /// Offset of the window's first byte.
     window_at: u64,
 }
@@ -136,7 +138,7 @@ pub(super) struct FrameReader<'a> {
 impl<'a> FrameReader<'a> {
     /// From a frame's offset, or the end of the header, up to `end`.
     pub(super) fn new(file: &'a dyn LogFile, salt: u64, offset: u64, end: u64) -> Self {
-        Self { file, salt, offset, end, window: Vec::new(), window_at: offset }
+        Self { file, salt, offset, end, window: Vec::new(), filled: 0, window_at: offset }
     }
 
     /// Where the next frame begins.
@@ -177,17 +179,20 @@ impl<'a> FrameReader<'a> {
     pub(super) fn peek(&mut self, bytes: usize) -> io::Result<&[u8]> {
         let bytes = (bytes as u64).min(self.left()) as usize;
         let start = (self.offset - self.window_at) as usize;
-        if self.window.len() < start + bytes {
-            self.window.drain(..start.min(self.window.len()));
+        if self.filled < start + bytes {
+            let start = start.min(self.filled);
+            self.window.copy_within(start..self.filled, 0);
+            self.filled -= start;
             self.window_at = self.offset;
-            let have = self.window.len();
             let want = (bytes.max(WINDOW) as u64).min(self.left()) as usize;
-            self.window.resize(want.max(have), 0);
-            let read = self.file.read_at(&mut self.window[have..], self.window_at + have as u64)?;
-            self.window.truncate(have + read);
+            if self.window.len() < want {
+                self.window.resize(want, 0);
+            }
+            let rest = self.window.get_mut(self.filled..want).unwrap_or_default();
+            self.filled += self.file.read_at(rest, self.window_at + self.filled as u64)?;
         }
         let start = (self.offset - self.window_at) as usize;
-        let found = self.window.get(start..).unwrap_or_default();
+        let found = self.window.get(start..self.filled).unwrap_or_default();
         Ok(&found[..bytes.min(found.len())])
     }
 
