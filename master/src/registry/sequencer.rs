@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Entry, Facts, Key, Registry,
+    Entry, EventType, Facts, Key, Registry,
     apply::{Applier, Change},
     log::TRIM_EVERY,
 };
@@ -74,6 +74,10 @@ pub struct Stats {
 /// A write that the store was given and that is not answered yet.
 #[derive(Debug)]
 struct Pending {
+    kind: &'static Kind,
+    key: Key,
+    /// What a deletion takes away.
+    before: Option<Arc<Entry>>,
     /// What was written: a change that shows the same needs no decoding.
     content: Option<(Bytes, Facts)>,
     claims: Vec<String>,
@@ -86,10 +90,23 @@ struct Pending {
 }
 
 impl Pending {
-    /// The result, once it is both durable and published.
-    fn result(&self) -> Option<Arc<Entry>> {
+    /// The result, once it is durable and everything up to it is published. Where its own change
+    /// never came by, because the store handed over everything anew, it follows from what was written.
+    fn result(&self, reached: u64) -> Option<Arc<Entry>> {
         let version = self.committed?;
-        self.applied.iter().find(|entry| entry.version == version).cloned()
+        if let Some(entry) = self.applied.iter().find(|entry| entry.version == version) {
+            return Some(entry.clone());
+        }
+        if version > reached {
+            return None;
+        }
+        match (&self.content, &self.before) {
+            (Some((json, facts)), _) => {
+                let (kind, key) = (self.kind, self.key.clone());
+                Some(Arc::new(Entry::new(kind, key, version, json, facts.clone(), EventType::Modified)))
+            }
+            (None, before) => before.as_ref().map(|before| Arc::new(before.deleted(version))),
+        }
     }
 }
 
@@ -112,7 +129,7 @@ pub(super) async fn run(
     trim.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         if commit.is_none() {
-            commit = launch(&store, &mut waiting, &mut flight);
+            commit = launch(&registry, &store, &mut waiting, &mut flight);
         }
         let idle = flight.is_empty() && waiting.is_empty();
         let room = GROUP_MAX.saturating_sub(waiting.len());
@@ -125,7 +142,10 @@ pub(super) async fn run(
                 settle(&registry, &mut flight, keys, outcomes);
             }
             update = updates.recv() => match update {
-                Some(update) => absorb(&registry, &mut flight, update),
+                Some(update) => if let Err(error) = absorb(&registry, &mut flight, update) {
+                    // Going on would leave a gap that nobody is told of.
+                    return tracing::error!(%error, "what the store holds can't be read");
+                },
                 None => return tracing::error!("the store ended"),
             },
             _ = queue.recv_many(&mut waiting, room), if room > 0 => {}
@@ -144,7 +164,12 @@ async fn landed(commit: &mut Option<Commit>) -> (Vec<String>, Vec<Outcome>) {
 
 /// Gives the store the waiting writes, but for those whose key is in flight already: they find the
 /// outcome of the write before them. Order per key is kept.
-fn launch(store: &Arc<dyn Store>, waiting: &mut Vec<WriteRequest>, flight: &mut Flight) -> Option<Commit> {
+fn launch(
+    registry: &Registry,
+    store: &Arc<dyn Store>,
+    waiting: &mut Vec<WriteRequest>,
+    flight: &mut Flight,
+) -> Option<Commit> {
     let mut later = Vec::new();
     let mut behind: HashSet<String> = HashSet::new();
     let (mut keys, mut batch) = (Vec::new(), Vec::new());
@@ -158,14 +183,16 @@ fn launch(store: &Arc<dyn Store>, waiting: &mut Vec<WriteRequest>, flight: &mut 
         }
         // Two that want one claim go one after the other: a batch names a key once.
         behind.extend(request.claims.iter().map(|op| op.key.clone()));
-        let WriteRequest { content, expect, claims, fence, answer, .. } = request;
+        let WriteRequest { kind, key: object, content, expect, claims, fence, answer } = request;
+        let before = content.is_none().then(|| registry.get(kind, &object.namespace, &object.name)).flatten();
         let value = content.as_ref().map(|(json, _)| json.clone());
         let claimed = claims.iter().map(|op| op.key.clone()).collect();
         let mut ops = vec![Op { key: key.clone(), value, expect }];
         ops.extend(claims);
         batch.push(Write { ops, fence });
         keys.push(key.clone());
-        flight.insert(key, Pending { content, claims: claimed, answer, committed: None, applied: Vec::new() });
+        let (committed, applied) = (None, Vec::new());
+        flight.insert(key, Pending { kind, key: object, before, content, claims: claimed, answer, committed, applied });
     }
     *waiting = later;
     if batch.is_empty() {
@@ -186,7 +213,7 @@ fn settle(registry: &Registry, flight: &mut Flight, keys: Vec<String>, outcomes:
             if let Some(pending) = flight.get_mut(&key) {
                 pending.committed = Some(version);
             }
-            answer_done(flight, &key);
+            answer_done(registry, flight, &key);
             continue;
         }
         let Some(mut pending) = flight.remove(&key) else { continue };
@@ -216,13 +243,13 @@ fn settle(registry: &Registry, flight: &mut Flight, keys: Vec<String>, outcomes:
 }
 
 /// Applies and publishes what changed, then answers the writes that it shows.
-fn absorb(registry: &Registry, flight: &mut Flight, update: Update) {
+fn absorb(registry: &Registry, flight: &mut Flight, update: Update) -> Result<(), StoreError> {
     let mut touched = Vec::new();
     match update {
-        Update::Reset(loaded) => match super::entry::load(loaded.items) {
-            Ok(shelves) => registry.replace_all(shelves, loaded.version),
-            Err(error) => tracing::error!(%error, "what the store holds can't be read; what is known stays"),
-        },
+        Update::Reset(loaded) => {
+            registry.replace_all(super::entry::load(loaded.items)?, loaded.version);
+            touched.extend(flight.keys().cloned());
+        }
         Update::Changes(changes) => {
             let mut applier = Applier::new(registry);
             for change in changes {
@@ -242,11 +269,13 @@ fn absorb(registry: &Registry, flight: &mut Flight, update: Update) {
             applier.publish();
         }
     }
-    touched.iter().for_each(|key| answer_done(flight, key));
+    touched.iter().for_each(|key| answer_done(registry, flight, key));
+    Ok(())
 }
 
-fn answer_done(flight: &mut Flight, key: &str) {
-    if let Some(entry) = flight.get(key).and_then(Pending::result)
+fn answer_done(registry: &Registry, flight: &mut Flight, key: &str) {
+    let reached = registry.version();
+    if let Some(entry) = flight.get(key).and_then(|pending| pending.result(reached))
         && let Some(pending) = flight.remove(key)
     {
         drop(pending.answer.send(Answer::Done(entry)));

@@ -77,6 +77,13 @@ impl MemoryStore {
         self.health.send_replace(health);
     }
 
+    /// Commits without telling the readers; [`MemoryStore::reset_readers`] does it in its own way.
+    #[cfg(test)]
+    pub(crate) async fn commit_untold(&self, batch: Vec<Write>) -> Vec<Outcome> {
+        let mut state = self.state.lock().await;
+        batch.into_iter().map(|write| state.apply(write, &mut Vec::new())).collect()
+    }
+
     /// Hands all readers everything anew, as a store does whose history is gone.
     pub async fn reset_readers(&self) {
         let state = self.state.lock().await;

@@ -230,6 +230,38 @@ async fn a_write_is_answered_only_when_it_can_be_read_however_late_the_change_co
     assert_eq!(registry.get(kind(), "", "x").unwrap().version, entry.version);
 }
 
+/// A store that never reports changes one by one, as an etcd that was compacted meanwhile.
+#[tokio::test]
+async fn a_write_whose_change_is_lost_in_a_reset_is_answered_and_blocks_nothing() {
+    struct Forgetful(MemoryStore);
+    impl Store for Forgetful {
+        fn load(&self) -> crate::store::BoxFuture<'_, Result<(Loaded, Updates), StoreError>> {
+            self.0.load()
+        }
+        fn commit(&self, batch: Vec<Write>) -> crate::store::BoxFuture<'_, Vec<Outcome>> {
+            Box::pin(async {
+                let outcomes = self.0.commit_untold(batch).await;
+                self.0.reset_readers().await;
+                outcomes
+            })
+        }
+        fn health(&self) -> signal::Receiver<Health> {
+            self.0.health()
+        }
+    }
+    let store = Arc::new(Forgetful(MemoryStore::default()));
+    let registry = Registry::open(store, &TaskTracker::new(), CancellationToken::new()).await.unwrap();
+    let within = async {
+        let first = registry.create(namespace("x", 1)).await.unwrap();
+        assert_eq!(registry.get(kind(), "", "x").unwrap().json, first.json);
+        registry.update(namespace("x", 2), Expected::Version(first.version)).await.unwrap();
+        let gone = registry.delete(kind(), "", "x", Expected::Any).await.unwrap();
+        assert_eq!((gone.version, gone.label("n")), (registry.version(), Some("2")));
+        registry.create(namespace("x", 3)).await.unwrap();
+    };
+    tokio::time::timeout(PATIENCE, within).await.expect("every write is answered");
+}
+
 #[tokio::test]
 async fn stopping_waits_for_the_writes_under_way() {
     let masters = Masters::new().await;
