@@ -163,6 +163,28 @@ fn a_pod_network_that_others_take_apart_is_repaired() -> Result<()> {
     jenkins.check_settled(&instance)
 }
 
+/// The API's default address is the article's host port.
+#[test]
+fn the_articles_pod_runs_beside_an_api_on_its_default_port() -> Result<()> {
+    let engine = Engine::start()?;
+    let site = &engine.site;
+    site.run("ip", &["link", "add", "lan0", "type", "veth", "peer", "name", "lan1"])?;
+    site.run("ip", &["address", "add", "192.0.2.2/24", "dev", "lan0"])?;
+    for end in ["lan0", "lan1"] {
+        site.run("ip", &["link", "set", end, "up"])?;
+    }
+    site.run("ip", &["route", "add", "default", "via", "192.0.2.1"])?;
+    let mut cluster = Cluster::prepare_on(site)?;
+    cluster.address = "127.0.0.1:8080".parse()?;
+    cluster.launch()?;
+    cluster.wait_ready()?;
+    cluster.kubecfg(&["-c", &Cluster::example("jenkins/pod.json"), "create", "pods"])?;
+    eventually("the page answers on the node's address", || site.get("192.0.2.2", 8080, "/api/json").ok())
+        .with_context(|| cluster.log())?;
+    ensure!(site.get("127.0.0.1", 8080, "/healthz")? == "ok", "the API still answers on loopback");
+    Ok(())
+}
+
 #[test]
 fn a_minion_killed_at_random_instants_while_five_pods_start_doubles_none() -> Result<()> {
     let mut random = Random::new()?;

@@ -41,6 +41,7 @@ pub(crate) async fn up(args: ServerArgs) -> Result<()> {
     let mut config = MinionConfig::new(&url, args.store.data_dir.join(MINION_DIR));
     (config.name, config.docker) = (args.name, args.docker);
     config.master_limit = MASTER_LIMIT;
+    config.own_listeners = vec![master.address()];
     let running = run_minion(config, &mut signals, |minion| {
         let ms = begun.elapsed().as_millis();
         say(&format!("minion: {} with pods in {}", minion.name(), minion.pod_cidr()));

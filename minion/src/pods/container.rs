@@ -1,5 +1,7 @@
 //! A pod's container, everything resolved, as the engine is asked for it. Pure.
 
+use std::net::IpAddr;
+
 use coracle_api::core::{Container, Pod, PodSpec, SecurityContext};
 
 use super::{
@@ -27,7 +29,7 @@ pub fn infra_spec(pod: &Pod, attempt: u32, config: &Config) -> InfraSpec {
         labels: name.labels(&config.cluster_id, &config.node),
         name: name.to_string(),
         hostname: hostname(pod, &spec),
-        ports: if host_network { Vec::new() } else { published_ports(&spec) },
+        ports: if host_network { Vec::new() } else { published_ports(&spec, config) },
         host_network,
         dns,
         dns_search,
@@ -101,7 +103,7 @@ fn hostname(pod: &Pod, spec: &PodSpec) -> String {
 }
 
 /// The host ports of all containers: the infra container owns the network, so it publishes them.
-fn published_ports(spec: &PodSpec) -> Vec<PublishedPort> {
+fn published_ports(spec: &PodSpec, config: &Config) -> Vec<PublishedPort> {
     let ports = restart::containers(spec).flat_map(|(_, c)| c.ports.iter().flatten());
     let mut published = Vec::new();
     for port in ports {
@@ -110,12 +112,12 @@ fn published_ports(spec: &PodSpec) -> Vec<PublishedPort> {
         if host_port == 0 {
             continue;
         }
-        let entry = PublishedPort {
-            protocol: port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase(),
-            container_port,
-            host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse().ok()),
-            host_port,
-        };
+        let protocol = port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();
+        let asked: Option<IpAddr> = port.host_ip.as_deref().and_then(|ip| ip.parse().ok());
+        let everywhere = asked.is_none_or(|ip| ip.is_unspecified());
+        let ours = protocol == "tcp" && config.own_listeners.iter().any(|own| own.port() == host_port);
+        let host_ip = if everywhere && ours { Some(config.node_ip) } else { asked };
+        let entry = PublishedPort { protocol, container_port, host_ip, host_port };
         if !published.contains(&entry) {
             published.push(entry);
         }
@@ -123,7 +125,7 @@ fn published_ports(spec: &PodSpec) -> Vec<PublishedPort> {
     published
 }
 
-fn resolver(pod: &Pod, spec: &PodSpec, host_network: bool, config: &Config) -> (Vec<std::net::IpAddr>, Vec<String>) {
+fn resolver(pod: &Pod, spec: &PodSpec, host_network: bool, config: &Config) -> (Vec<IpAddr>, Vec<String>) {
     let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
     let cluster = match policy {
         "ClusterFirst" => !host_network,
@@ -137,7 +139,7 @@ fn resolver(pod: &Pod, spec: &PodSpec, host_network: bool, config: &Config) -> (
         search = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
     }
     if let Some(own) = &spec.dns_config {
-        servers.extend(own.nameservers.iter().flatten().filter_map(|ip| ip.parse::<std::net::IpAddr>().ok()));
+        servers.extend(own.nameservers.iter().flatten().filter_map(|ip| ip.parse::<IpAddr>().ok()));
         search.extend(own.searches.iter().flatten().cloned());
     }
     (servers, search)
@@ -145,10 +147,12 @@ fn resolver(pod: &Pod, spec: &PodSpec, host_network: bool, config: &Config) -> (
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn pod(spec: serde_json::Value) -> Pod {
-        serde_json::from_value(serde_json::json!({
+        serde_json::from_value(json!({
             "metadata": {"name": "web", "namespace": "shop", "uid": "u1"}, "spec": spec,
         }))
         .unwrap()
@@ -168,7 +172,7 @@ mod tests {
 
     #[test]
     fn command_becomes_the_entrypoint_and_args_the_command() {
-        let pod = pod(serde_json::json!({"containers": [{"name": "c", "image": "i", "command": ["run", "$(X)"],
+        let pod = pod(json!({"containers": [{"name": "c", "image": "i", "command": ["run", "$(X)"],
             "args": ["$$(X)"], "env": [{"name": "X", "value": "1"}]}]}));
         let spec = built(&pod).unwrap();
         assert_eq!(spec.entrypoint, Some(vec!["run".to_owned(), "1".into()]));
@@ -179,13 +183,13 @@ mod tests {
 
     #[test]
     fn an_empty_command_leaves_the_images_own() {
-        let spec = built(&pod(serde_json::json!({"containers": [{"name": "c", "command": [], "args": []}]}))).unwrap();
+        let spec = built(&pod(json!({"containers": [{"name": "c", "command": [], "args": []}]}))).unwrap();
         assert_eq!((spec.entrypoint, spec.cmd), (None, None));
     }
 
     #[test]
     fn requests_weigh_and_limits_bind() {
-        let spec = built(&pod(serde_json::json!({"containers": [{"name": "c", "resources":
+        let spec = built(&pod(json!({"containers": [{"name": "c", "resources":
             {"requests": {"cpu": "250m"}, "limits": {"cpu": "1", "memory": "1Ki"}}}]})));
         let spec = spec.unwrap();
         assert_eq!((spec.cpu_shares, spec.cpu_limit_milli, spec.memory_limit), (256, 1000, 1024));
@@ -193,18 +197,18 @@ mod tests {
 
     #[test]
     fn non_root_without_a_user_is_refused_with_the_remedy() {
-        let context = serde_json::json!({"runAsNonRoot": true});
-        let refused = built(&pod(serde_json::json!({"containers": [{"name": "c", "securityContext": context}]})));
+        let context = json!({"runAsNonRoot": true});
+        let refused = built(&pod(json!({"containers": [{"name": "c", "securityContext": context}]})));
         assert!(refused.unwrap_err().0.contains("runAsUser"));
-        let context = serde_json::json!({"runAsNonRoot": true, "runAsUser": 7, "runAsGroup": 8});
-        let spec = built(&pod(serde_json::json!({"containers": [{"name": "c", "securityContext": context}]})));
+        let context = json!({"runAsNonRoot": true, "runAsUser": 7, "runAsGroup": 8});
+        let spec = built(&pod(json!({"containers": [{"name": "c", "securityContext": context}]})));
         assert_eq!(spec.unwrap().user.as_deref(), Some("7:8"));
     }
 
     #[test]
     fn the_infra_container_publishes_the_ports_of_all_containers() {
-        let port = |c: u16, h: u16| serde_json::json!({"containerPort": c, "hostPort": h, "protocol": "UDP"});
-        let pod = pod(serde_json::json!({"containers": [
+        let port = |c: u16, h: u16| json!({"containerPort": c, "hostPort": h, "protocol": "UDP"});
+        let pod = pod(json!({"containers": [
             {"name": "a", "ports": [port(53, 5353), {"containerPort": 80}]}, {"name": "b", "ports": [port(54, 5454)]}]}));
         let infra = infra_spec(&pod, 0, &config());
         let ports: Vec<_> = infra.ports.iter().map(|p| (p.container_port, p.host_port, p.protocol.as_str())).collect();
@@ -213,8 +217,20 @@ mod tests {
     }
 
     #[test]
+    fn a_host_port_of_the_master_itself_is_published_on_the_nodes_address() {
+        let mut config = config();
+        config.own_listeners = vec![([127, 0, 0, 1], 8080).into()];
+        let port = |h: u16, ip: &str, protocol: &str| json!({"containerPort": 80, "hostPort": h, "hostIP": ip, "protocol": protocol});
+        let ports =
+            [port(8080, "", "TCP"), port(8080, "", "UDP"), port(8080, "192.0.2.9", "TCP"), port(8081, "", "TCP")];
+        let pod = pod(json!({"containers": [{"name": "a", "ports": ports}]}));
+        let at: Vec<_> = infra_spec(&pod, 0, &config).ports.into_iter().map(|p| p.host_ip).collect();
+        assert_eq!(at, [Some(config.node_ip), None, Some([192, 0, 2, 9].into()), None]);
+    }
+
+    #[test]
     fn a_pod_on_the_nodes_network_uses_the_nodes_resolver_and_publishes_nothing() {
-        let pod = pod(serde_json::json!({"hostNetwork": true, "hostname": "x".repeat(80), "containers": [
+        let pod = pod(json!({"hostNetwork": true, "hostname": "x".repeat(80), "containers": [
             {"name": "a", "ports": [{"containerPort": 80, "hostPort": 80}]}]}));
         let infra = infra_spec(&pod, 0, &config());
         assert!(infra.host_network && infra.ports.is_empty() && infra.dns.is_empty());

@@ -1,6 +1,10 @@
 //! The way in: configuration, inputs, and a handle that finds containers.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use coracle_api::{
     client::Change,
@@ -34,6 +38,9 @@ pub struct Config {
     pub cluster_id: String,
     /// Where volumes live: `<root>/pods/<uid>/volumes/...`.
     pub root: PathBuf,
+    /// TCP listeners of this process. A host port of theirs is published on the node's address only,
+    /// since the engine could not have it on all.
+    pub own_listeners: Vec<SocketAddr>,
     /// Name servers of pods with dnsPolicy ClusterFirst; empty for the engine's choice.
     pub dns: Vec<IpAddr>,
     /// `cluster.local`
@@ -54,6 +61,7 @@ impl Config {
             node_ip,
             cluster_id: cluster_id.to_owned(),
             root,
+            own_listeners: Vec::new(),
             dns: Vec::new(),
             cluster_domain: "cluster.local".into(),
             starts_max: 4,
