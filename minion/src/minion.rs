@@ -7,7 +7,14 @@
 //! Invariant: heartbeats begin when everything else runs, so the scheduler sends no pod to a minion
 //! that could not run it. Shutting down leaves every container running; the next start adopts them.
 
-use std::{future::Future, net::IpAddr, panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    panic::AssertUnwindSafe,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use coracle_api::{
     client::{Client, ClientError, ListParams, Reflector},
@@ -61,6 +68,10 @@ pub struct MinionConfig {
     /// Where other nodes reach this one; by default the address that the default route uses, or
     /// loopback on a host without one.
     pub address: Option<IpAddr>,
+    /// TCP listeners of this process, which pods' host ports must go around.
+    pub own_listeners: Vec<SocketAddr>,
+    /// Where services may have external addresses that this node answers for.
+    pub external_ips: Vec<Ipv4Net>,
     /// The engine's socket; by default `DOCKER_HOST`, then `/var/run/docker.sock`.
     pub docker: Option<String>,
     /// The minion's directory: its record and the pods' volumes.
@@ -76,6 +87,8 @@ impl MinionConfig {
             master: master.into(),
             name: None,
             address: None,
+            own_listeners: Vec::new(),
+            external_ips: Vec::new(),
             docker: None,
             root_dir: root_dir.into(),
             master_limit: MASTER_LIMIT,
@@ -167,11 +180,18 @@ impl Minion {
         let (pods_listed, proxy_synced) = (watch::Sender::new(false), watch::Sender::new(false));
         let synced = vec![pods_listed.subscribe(), proxy_synced.subscribe()];
 
-        let proxy =
-            ProxyConfig { cluster_id: cluster.cluster_id.clone(), service_cidr: cluster.service_cidr, pod_cidr };
+        let proxy = ProxyConfig {
+            cluster_id: cluster.cluster_id.clone(),
+            node: name.clone(),
+            service_cidr: cluster.service_cidr,
+            pods_cidr: cluster.pod_cidr,
+            pod_cidr,
+            external: config.external_ips,
+        };
         let feeds = proxy::Feeds { services: portals, endpoints };
         parts.run("service proxy", proxy::run(proxy, feeds, proxy_synced, parts.token()));
-        let pods_config = pods::Config::new(&name, address, &cluster.cluster_id, config.root_dir);
+        let mut pods_config = pods::Config::new(&name, address, &cluster.cluster_id, config.root_dir);
+        pods_config.own_listeners = config.own_listeners;
         let reporter = Arc::new(ApiReporter::new(client.clone(), &name));
         let inputs = pods::Inputs { pods, services };
         let (manager, managing) = Manager::start(pods_config, Arc::clone(&runtime), reporter, inputs, parts.token());

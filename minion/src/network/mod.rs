@@ -59,11 +59,16 @@ pub struct NetworkConfig {
     pub service_cidr: Ipv4Net,
 }
 
+/// The address of a node on its bridge: the first of its pod range, with its prefix.
+pub fn gateway(pod_cidr: Ipv4Net) -> Ipv4Net {
+    let first = Ipv4Addr::from(u32::from(pod_cidr.network()).saturating_add(1));
+    Ipv4Net::new(first, pod_cidr.prefix_len()).unwrap_or(pod_cidr)
+}
+
 impl NetworkConfig {
-    /// The bridge's address: the first of the pod range, with its prefix.
+    /// See [`gateway`].
     pub fn gateway(&self) -> Ipv4Net {
-        let first = Ipv4Addr::from(u32::from(self.pod_cidr.network()).saturating_add(1));
-        Ipv4Net::new(first, self.pod_cidr.prefix_len()).unwrap_or(self.pod_cidr)
+        gateway(self.pod_cidr)
     }
 
     fn desired(&self) -> Desired {

@@ -37,9 +37,11 @@ pub(super) async fn cut(flows: &[(Portal, SocketAddrV4)]) {
 /// The calls of the tool.
 fn plan(flows: &[(Portal, SocketAddrV4)]) -> Vec<Vec<String>> {
     let of_portal = |portal: &Portal| {
-        let (ip, port) = (portal.ip.to_string(), portal.port.to_string());
-        let fixed = ["-D", "-p", portal.protocol.as_str(), "--orig-dst", &ip, "--orig-port-dst", &port];
-        fixed.map(str::to_owned).to_vec()
+        let port = portal.port.to_string();
+        let mut arguments =
+            ["-D", "-p", portal.protocol.as_str(), "--orig-port-dst", &port].map(str::to_owned).to_vec();
+        arguments.extend(portal.at.address().into_iter().flat_map(|ip| ["--orig-dst".to_owned(), ip.to_string()]));
+        arguments
     };
     if flows.len() <= SINGLE_MAX {
         let single = flows.iter().map(|(portal, backend)| {
@@ -63,14 +65,14 @@ mod tests {
     use super::{super::table::Protocol, *};
 
     fn flows(count: u16) -> Vec<(Portal, SocketAddrV4)> {
-        let portal = Portal { ip: Ipv4Addr::new(10, 0, 0, 5), protocol: Protocol::Udp, port: 53 };
+        let portal = Portal::of_service(Ipv4Addr::new(10, 0, 0, 5), Protocol::Udp, 53);
         (0..count).map(|i| (portal, SocketAddrV4::new(Ipv4Addr::new(10, 244, 0, 2), 5000 + i))).collect()
     }
 
     #[test]
     fn few_backends_are_cut_alone_and_many_with_the_portal() {
         let one = plan(&flows(1)).into_iter().map(|a| a.join(" ")).collect::<Vec<_>>();
-        let portal = "-D -p udp --orig-dst 10.0.0.5 --orig-port-dst 53";
+        let portal = "-D -p udp --orig-port-dst 53 --orig-dst 10.0.0.5";
         assert_eq!(one, [format!("{portal} --reply-src 10.244.0.2 --reply-port-src 5000")]);
         assert_eq!(plan(&flows(32)).len(), 32);
         assert_eq!(plan(&flows(33)).into_iter().map(|a| a.join(" ")).collect::<Vec<_>>(), [portal]);

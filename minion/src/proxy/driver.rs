@@ -5,13 +5,12 @@
 
 use std::{future::Future, net::SocketAddrV4, time::Duration};
 
-use ipnet::Ipv4Net;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Feeds, ProxyError,
-    inputs::Inputs,
+    inputs::{Inputs, Site},
     table::{Delta, Portal, Table, diff},
 };
 use crate::feed;
@@ -46,12 +45,12 @@ pub(super) trait DataPlane: Send {
 /// Runs until `stop` or the end of a feed.
 pub(super) async fn run<P: DataPlane>(
     mut plane: P,
-    service_cidr: Ipv4Net,
+    site: Site,
     mut feeds: Feeds,
     synced: watch::Sender<bool>,
     stop: CancellationToken,
 ) {
-    let mut inputs = Inputs::new(service_cidr);
+    let mut inputs = Inputs::new(site);
     let mut applied: Option<Table> = None;
     // The last table known to have been in force: whose flows there may be.
     let mut last = Table::default();

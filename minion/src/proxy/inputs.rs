@@ -15,26 +15,57 @@ use coracle_api::{
 };
 use ipnet::Ipv4Net;
 
-use super::table::{Backends, Portal, Protocol};
+use super::table::{Backends, Forward, Frontend, Portal, Protocol};
+
+/// Seconds of session affinity when the service names none, as in core/v1.
+const AFFINITY_SECONDS: u32 = 10_800;
 
 type Key = (String, String);
 /// Name and protocol: what a port of a service and a port of its endpoints have in common.
 type PortKey = (String, Protocol);
 
+/// What of the cluster this node's proxy serves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Site {
+    /// The node's name, for traffic policies `Local`.
+    pub node: String,
+    /// The cluster's service range. Portals outside of it are not served.
+    pub service_cidr: Ipv4Net,
+    /// The ranges in which services may have external addresses.
+    pub external: Vec<Ipv4Net>,
+}
+
+/// A service, reduced.
+#[derive(Debug, Default)]
+struct Facts {
+    ports: Vec<(Portal, PortKey)>,
+    sticky: Option<u32>,
+    /// Only to backends on this node: from pods and nodes, from outside.
+    local: (bool, bool),
+}
+
+/// The ready backends of one port.
+#[derive(Debug, Clone)]
+struct Ready {
+    all: Backends,
+    /// Those on this node.
+    local: Backends,
+}
+
 /// Services and endpoints as last seen.
 #[derive(Debug, Default)]
 pub struct Inputs {
-    service_cidr: Ipv4Net,
-    services: BTreeMap<Key, Vec<(Portal, PortKey)>>,
-    endpoints: BTreeMap<Key, BTreeMap<PortKey, Backends>>,
+    site: Site,
+    services: BTreeMap<Key, Facts>,
+    endpoints: BTreeMap<Key, BTreeMap<PortKey, Ready>>,
     services_listed: bool,
     endpoints_listed: bool,
 }
 
 impl Inputs {
-    /// Nothing seen yet. Portals outside of `service_cidr` are not served.
-    pub fn new(service_cidr: Ipv4Net) -> Self {
-        Self { service_cidr, ..Self::default() }
+    /// Nothing seen yet.
+    pub fn new(site: Site) -> Self {
+        Self { site, ..Self::default() }
     }
 
     /// Whether both kinds have been listed; before that an empty table would cut everybody off.
@@ -44,25 +75,26 @@ impl Inputs {
 
     /// Takes in a change of services.
     pub fn apply_service(&mut self, change: Change<Service>) {
-        let cidr = self.service_cidr;
         self.services_listed |= matches!(change, Change::Replaced(_));
-        apply("services", &mut self.services, change, |s| portals_of(s, cidr));
+        apply("services", &mut self.services, change, |s| facts_of(s, &self.site));
     }
 
     /// Takes in a change of endpoints.
     pub fn apply_endpoints(&mut self, change: Change<Endpoints>) {
-        let cidr = self.service_cidr;
         self.endpoints_listed |= matches!(change, Change::Replaced(_));
-        apply("endpoints", &mut self.endpoints, change, |e| backends_of(e, cidr));
+        apply("endpoints", &mut self.endpoints, change, |e| ready_of(e, &self.site));
     }
 
-    /// Every portal with its backends, by namespace and name of the service.
-    pub fn portals(&self) -> impl Iterator<Item = (Portal, Backends)> {
-        self.services.iter().flat_map(|(key, ports)| {
+    /// Every portal and what it does, by namespace and name of the service.
+    pub fn portals(&self) -> impl Iterator<Item = (Portal, Forward)> {
+        self.services.iter().flat_map(|(key, facts)| {
             let endpoints = self.endpoints.get(key);
-            ports.iter().map(move |(portal, port)| {
-                let backends = endpoints.and_then(|e| e.get(port)).cloned();
-                (*portal, backends.unwrap_or_else(|| Backends::from([])))
+            facts.ports.iter().map(move |(portal, port)| {
+                let local = if matches!(portal.at, Frontend::Service(_)) { facts.local.0 } else { facts.local.1 };
+                let ready = endpoints.and_then(|e| e.get(port));
+                let backends = ready.map(|ready| if local { &ready.local } else { &ready.all }).cloned();
+                let backends = backends.unwrap_or_else(|| Backends::from([]));
+                (*portal, Forward { backends, sticky: facts.sticky })
             })
         })
     }
@@ -88,50 +120,72 @@ fn key_of<T: TypedObject>(object: &T) -> Key {
 
 /// Portals of a service: none without an address of its own in the service range (headless,
 /// ExternalName).
-fn portals_of(service: &Service, cidr: Ipv4Net) -> Vec<(Portal, PortKey)> {
-    let Some(spec) = &service.spec else { return Vec::new() };
+fn facts_of(service: &Service, site: &Site) -> Facts {
+    let Some(spec) = &service.spec else { return Facts::default() };
     let address = spec.cluster_ip.as_deref().and_then(|ip| ip.parse::<Ipv4Addr>().ok());
-    let Some(ip) = address.filter(|ip| cidr.contains(ip) && spec.type_.as_deref() != Some("ExternalName")) else {
-        return Vec::new();
+    let type_ = spec.type_.as_deref().unwrap_or_default();
+    let Some(ip) = address.filter(|ip| site.service_cidr.contains(ip) && type_ != "ExternalName") else {
+        return Facts::default();
     };
-    let ports = spec.ports.as_deref().unwrap_or_default().iter();
-    ports
-        .filter_map(|p| {
-            let protocol = Protocol::parse(p.protocol.as_deref())?;
-            let portal = Portal { ip, protocol, port: port_number(p.port)? };
-            Some((portal, (p.name.clone().unwrap_or_default(), protocol)))
-        })
-        .collect()
+    let external = spec.external_ips.iter().flatten().filter_map(|ip| ip.parse::<Ipv4Addr>().ok());
+    let external = external.filter(|ip| site.external.iter().any(|range| range.contains(ip)) && is_backend(ip, site));
+    let addresses: Vec<Frontend> =
+        std::iter::once(Frontend::Service(ip)).chain(external.map(Frontend::External)).collect();
+    let node_ports = matches!(type_, "NodePort" | "LoadBalancer");
+    let mut ports = Vec::new();
+    for port in spec.ports.iter().flatten() {
+        let Some(protocol) = Protocol::parse(port.protocol.as_deref()) else { continue };
+        let key = || (port.name.clone().unwrap_or_default(), protocol);
+        if let Some(number) = port_number(port.port) {
+            ports.extend(addresses.iter().map(|at| (Portal { at: *at, protocol, port: number }, key())));
+        }
+        if let Some(number) = port.node_port.and_then(port_number).filter(|_| node_ports) {
+            ports.push((Portal { at: Frontend::Node, protocol, port: number }, key()));
+        }
+    }
+    let is_local = |policy: &Option<String>| policy.as_deref() == Some("Local");
+    Facts {
+        ports,
+        sticky: (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
+            let config = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
+            let seconds = config.and_then(|c| c.timeout_seconds).and_then(|s| u32::try_from(s).ok());
+            seconds.filter(|s| *s > 0).unwrap_or(AFFINITY_SECONDS)
+        }),
+        local: (is_local(&spec.internal_traffic_policy), is_local(&spec.external_traffic_policy)),
+    }
 }
 
 /// Ready addresses by port. Addresses that a packet must never be sent to on behalf of a client
 /// (loopback, multicast, another portal) are left out.
-fn backends_of(endpoints: &Endpoints, cidr: Ipv4Net) -> BTreeMap<PortKey, Backends> {
-    let mut all: BTreeMap<PortKey, Vec<SocketAddrV4>> = BTreeMap::new();
-    for subset in endpoints.subsets.as_deref().unwrap_or_default() {
-        let addresses = subset.addresses.as_deref().unwrap_or_default();
-        let addresses: Vec<Ipv4Addr> =
-            addresses.iter().filter_map(|a| a.ip.parse().ok()).filter(|ip| is_backend(ip, cidr)).collect();
-        for port in subset.ports.as_deref().unwrap_or_default() {
+fn ready_of(endpoints: &Endpoints, site: &Site) -> BTreeMap<PortKey, Ready> {
+    let mut all: BTreeMap<PortKey, Vec<(SocketAddrV4, bool)>> = BTreeMap::new();
+    for subset in endpoints.subsets.iter().flatten() {
+        let addresses: Vec<(Ipv4Addr, bool)> = (subset.addresses.iter().flatten())
+            .filter_map(|a| Some((a.ip.parse().ok()?, a.node_name.as_deref() == Some(site.node.as_str()))))
+            .filter(|(ip, _)| is_backend(ip, site))
+            .collect();
+        for port in subset.ports.iter().flatten() {
             let (Some(protocol), Some(number)) = (Protocol::parse(port.protocol.as_deref()), port_number(port.port))
             else {
                 continue;
             };
             let key = (port.name.clone().unwrap_or_default(), protocol);
-            all.entry(key).or_default().extend(addresses.iter().map(|ip| SocketAddrV4::new(*ip, number)));
+            let backends = addresses.iter().map(|(ip, local)| (SocketAddrV4::new(*ip, number), *local));
+            all.entry(key).or_default().extend(backends);
         }
     }
     let sorted = all.into_iter().map(|(key, mut backends)| {
         backends.sort_unstable();
-        backends.dedup();
-        (key, Backends::from(backends))
+        backends.dedup_by_key(|(backend, _)| *backend);
+        let local = backends.iter().filter(|(_, local)| *local).map(|(backend, _)| *backend).collect();
+        (key, Ready { all: backends.iter().map(|(backend, _)| *backend).collect(), local })
     });
     sorted.collect()
 }
 
-fn is_backend(ip: &Ipv4Addr, service_cidr: Ipv4Net) -> bool {
+fn is_backend(ip: &Ipv4Addr, site: &Site) -> bool {
     let reserved = ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast();
-    !reserved && !ip.is_link_local() && !service_cidr.contains(ip)
+    !reserved && !ip.is_link_local() && !site.service_cidr.contains(ip)
 }
 
 fn port_number(port: i32) -> Option<u16> {
@@ -144,8 +198,13 @@ mod tests {
 
     use super::{super::table::Table, *};
 
+    fn site() -> Site {
+        let external = vec!["203.0.113.0/24".parse().unwrap()];
+        Site { node: "n1".into(), service_cidr: "10.0.0.0/16".parse().unwrap(), external }
+    }
+
     fn inputs(services: Vec<serde_json::Value>, endpoints: Vec<serde_json::Value>) -> Inputs {
-        let mut inputs = Inputs::new("10.0.0.0/16".parse().unwrap());
+        let mut inputs = Inputs::new(site());
         let parse = |v: Vec<serde_json::Value>| v.into_iter().map(|v| serde_json::from_value(v).unwrap()).collect();
         inputs.apply_service(Change::Replaced(parse(services)));
         let endpoints = endpoints.into_iter().map(|v| serde_json::from_value(v).unwrap()).collect();
@@ -167,9 +226,10 @@ mod tests {
         let got: Vec<_> = table
             .portals()
             .iter()
-            .map(|(p, b)| {
-                let backends: Vec<_> = b.iter().map(ToString::to_string).collect();
-                (format!("{}/{}:{}", p.protocol.as_str(), p.ip, p.port), backends)
+            .map(|(p, f)| {
+                let backends: Vec<_> = f.backends.iter().map(ToString::to_string).collect();
+                let at = p.at.address().map_or_else(|| "node".into(), |ip| ip.to_string());
+                (format!("{}/{at}:{}", p.protocol.as_str(), p.port), backends)
             })
             .collect();
         let expected: Vec<_> =
@@ -251,8 +311,43 @@ mod tests {
     }
 
     #[test]
+    fn node_ports_and_allowed_external_addresses_are_portals_too() {
+        let spec = json!({"clusterIP": "10.0.0.5", "type": "NodePort", "externalTrafficPolicy": "Local",
+            "externalIPs": ["203.0.113.7", "198.51.100.7", "10.0.0.9"], "ports": [{"port": 80, "nodePort": 30080}]});
+        let subsets = json!([{"addresses": [{"ip": "10.244.0.2", "nodeName": "n1"}, {"ip": "10.244.1.2", "nodeName": "n2"}],
+                              "ports": [{"port": 8080}]}]);
+        let inputs = inputs(vec![service("a", spec)], vec![endpoints("a", subsets)]);
+        check(
+            &inputs,
+            &[
+                ("tcp/10.0.0.5:80", &["10.244.0.2:8080", "10.244.1.2:8080"]),
+                ("tcp/203.0.113.7:80", &["10.244.0.2:8080"]),
+                ("tcp/node:30080", &["10.244.0.2:8080"]),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_local_service_has_the_backends_of_its_node_only() {
+        let spec = json!({"clusterIP": "10.0.0.5", "internalTrafficPolicy": "Local", "ports": [{"port": 80, "nodePort": 30080}]});
+        let subsets = json!([{"addresses": [{"ip": "10.244.1.2", "nodeName": "n2"}, {"ip": "10.244.1.3"}],
+                              "ports": [{"port": 8080}]}]);
+        check(&inputs(vec![service("a", spec)], vec![endpoints("a", subsets)]), &[("tcp/10.0.0.5:80", &[])]);
+    }
+
+    #[test]
+    fn affinity_lasts_three_hours_unless_the_service_says_otherwise() {
+        for (config, expected) in [(json!(null), 10_800), (json!({"clientIP": {"timeoutSeconds": 60}}), 60)] {
+            let spec = json!({"clusterIP": "10.0.0.5", "sessionAffinity": "ClientIP", "sessionAffinityConfig": config,
+                              "ports": [{"port": 80}]});
+            let table = Table::build(&inputs(vec![service("a", spec)], vec![]));
+            assert_eq!(table.portals().values().next().unwrap().sticky, Some(expected));
+        }
+    }
+
+    #[test]
     fn events_change_what_a_list_showed() {
-        let mut inputs = Inputs::new("10.0.0.0/16".parse().unwrap());
+        let mut inputs = Inputs::new(site());
         assert!(!inputs.listed());
         inputs.apply_service(Change::Replaced(vec![]));
         inputs.apply_service(Change::Interrupted("x".into()));

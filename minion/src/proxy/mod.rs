@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::feed;
 
 pub use error::ProxyError;
+use inputs::Site;
 use nftables::Nftables;
 
 /// What the proxy serves.
@@ -41,10 +42,23 @@ use nftables::Nftables;
 pub struct ProxyConfig {
     /// The cluster's id: 8 hex digits.
     pub cluster_id: String,
+    /// The node's name.
+    pub node: String,
     /// The cluster's service range.
     pub service_cidr: Ipv4Net,
-    /// The node's pod range.
+    /// The cluster's pod range.
+    pub pods_cidr: Ipv4Net,
+    /// The node's part of it.
     pub pod_cidr: Ipv4Net,
+    /// Where services may have external addresses.
+    pub external: Vec<Ipv4Net>,
+}
+
+impl ProxyConfig {
+    fn site(&self) -> Site {
+        let external = self.external.iter().map(Ipv4Net::trunc).collect();
+        Site { node: self.node.clone(), service_cidr: self.service_cidr.trunc(), external }
+    }
 }
 
 /// Changes of services and of endpoints, as reflectors report them.
@@ -73,8 +87,7 @@ impl Feeds {
 /// Runs the proxy in the kernel until `stop` or until a feed ends. `synced` becomes true when the
 /// first complete table is loaded.
 pub async fn run(config: ProxyConfig, feeds: Feeds, synced: watch::Sender<bool>, stop: CancellationToken) {
-    let service_cidr = config.service_cidr.trunc();
-    driver::run(Nftables::new(&config), service_cidr, feeds, synced, stop).await;
+    driver::run(Nftables::new(&config), config.site(), feeds, synced, stop).await;
 }
 
 /// A running proxy. Dropping it stops it; the rules stay.

@@ -4,28 +4,94 @@
 //! nat prerouting, output ──portals──> pick-N ──random──> to-I ──backends-I──> dnat
 //!   (first packet of a flow)            one for each       one for each slot of the
 //!                                       number of backends widest portal
+//!                        ──portals──> stick-PORTAL ──held, or random──> to-PORTAL-BACKEND ──> dnat
+//!                                       session affinity: chains and sets of its own
+//! nat postrouting        who must come back through this node is translated
 //! filter prerouting, output ──still to the service range──> refuse
 //! ```
 //!
-//! Every service is elements of maps, never chains of its own: with 2,000 services of 3 backends a
-//! full load takes 0.1 s (chains: 1.3 s) and a change 6 ms (chains: 47 ms), and a packet meets three
-//! hash look-ups however many services there are.
+//! Every service is elements of maps, never chains of its own (unless it has session affinity, which
+//! nftables can keep only in a set for each backend): with 2,000 services of 3 backends a full load
+//! takes 0.1 s (chains: 1.3 s) and a change 6 ms (chains: 47 ms), and a packet meets three hash
+//! look-ups however many services there are.
+//!
+//! There are two lanes of the same shape, since the keys differ: portals with an address, and node
+//! ports, which have any address of the node.
 //!
 //! Invariant: a full load is the base plus the delta from the empty table, and after any delta the
 //! kernel holds exactly what a full load of the new table would make.
 
 use std::{
+    collections::BTreeMap,
     fmt::{Display, Write},
-    net::SocketAddrV4,
+    net::{Ipv4Addr, SocketAddrV4},
 };
 
 use ipnet::Ipv4Net;
 
-use super::table::{Delta, Portal, Table, diff};
+use super::table::{Delta, Forward, Frontend, Portal, Protocol, Table, backends as of_side, diff};
 
-/// What a portal's first packet carries; the key of all maps.
-const KEY: &str = "ip daddr . meta l4proto . th dport";
-const KEY_TYPE: &str = "ipv4_addr . inet_proto . inet_service";
+/// Clients that one backend of a service with session affinity remembers; beyond that, new ones get
+/// none.
+const HELD_MAX: u32 = 65_535;
+
+/// What a portal's first packet carries; the keys of all maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Lane {
+    /// Portals that have an address.
+    Address,
+    /// Node ports.
+    Node,
+}
+
+impl Lane {
+    const ALL: [Lane; 2] = [Lane::Address, Lane::Node];
+
+    fn of(portal: &Portal) -> Self {
+        match portal.at {
+            Frontend::Service(_) | Frontend::External(_) => Lane::Address,
+            Frontend::Node => Lane::Node,
+        }
+    }
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Lane::Address => "",
+            Lane::Node => "node-",
+        }
+    }
+
+    /// The key of a packet.
+    fn key(self) -> &'static str {
+        match self {
+            Lane::Address => "ip daddr . meta l4proto . th dport",
+            Lane::Node => "meta l4proto . th dport",
+        }
+    }
+
+    fn key_type(self) -> &'static str {
+        match self {
+            Lane::Address => "ipv4_addr . inet_proto . inet_service",
+            Lane::Node => "inet_proto . inet_service",
+        }
+    }
+
+    fn portals(self) -> String {
+        format!("{}portals", self.prefix())
+    }
+
+    fn pick(self, size: usize) -> String {
+        format!("{}pick-{size}", self.prefix())
+    }
+
+    fn to(self, slot: usize) -> String {
+        format!("{}to-{slot}", self.prefix())
+    }
+
+    fn backends(self, slot: usize) -> String {
+        format!("{}backends-{slot}", self.prefix())
+    }
+}
 
 /// Which connections to a portal must leave with the node's address as their source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,8 +131,12 @@ pub struct Frame {
     pub table: String,
     /// The service range.
     pub service_cidr: Ipv4Net,
-    /// The node's pod range.
+    /// The cluster's pod range.
+    pub pods_cidr: Ipv4Net,
+    /// The node's part of it.
     pub pod_cidr: Ipv4Net,
+    /// The node's address in that part.
+    pub gateway: Ipv4Addr,
     /// Who is masqueraded.
     pub masquerade: Masquerade,
     /// Where is refused.
@@ -78,128 +148,363 @@ pub fn table_name(cluster_id: &str) -> String {
     format!("coracle-{cluster_id}")
 }
 
-/// Replaces our table, whatever is in it, in one transaction. Established connections go on: their
-/// translation is in the connection's own record.
-pub fn full(frame: &Frame, table: &Table) -> String {
-    let Frame { table: name, service_cidr, pod_cidr, masquerade, refusal } = frame;
-    let mut s = Script::new(name);
-    s.raw(format_args!("add table ip {name}"));
-    s.raw(format_args!("delete table ip {name}"));
-    s.raw(format_args!("add table ip {name}"));
-    s.add("map", "portals", format_args!("{{ type {KEY_TYPE} : verdict; }}"));
-    s.add("set", "loops", "{ type ipv4_addr . ipv4_addr; }");
-    // `priority dstnat` is refused on the output hook, so it is written as a number.
-    for hook in ["prerouting", "output"] {
-        s.add("chain", hook, format_args!("{{ type nat hook {hook} priority -100; policy accept; }}"));
-        s.rule(hook, format_args!("ip daddr {service_cidr} {KEY} vmap @portals"));
-    }
-    s.add("chain", "postrouting", "{ type nat hook postrouting priority 100; policy accept; }");
-    let whom = match masquerade {
-        Masquerade::Loops => "ip saddr . ip daddr @loops".to_owned(),
-        Masquerade::Bridge => format!("ip saddr {pod_cidr} ip daddr {pod_cidr}"),
-    };
-    s.rule("postrouting", format_args!("ct original ip daddr {service_cidr} {whom} masquerade"));
-    // What is still addressed to the service range after translation was answered by no portal.
-    // Docker's own filter would drop it in silence. (A UDP client on the node itself gets EPERM from
-    // `send` first, as from any drop on the output hook, then ECONNREFUSED.)
-    s.add("chain", "refuse", "");
-    s.rule("refuse", "meta l4proto tcp reject with tcp reset");
-    s.rule("refuse", "reject with icmp type port-unreachable");
-    let foreign = match refusal {
-        Refusal::Prerouting => "prerouting",
-        Refusal::Forward => "forward",
-    };
-    for hook in [foreign, "output"] {
-        let chain = format!("refuse-{hook}");
-        s.add("chain", &chain, format_args!("{{ type filter hook {hook} priority -90; policy accept; }}"));
-        s.rule(&chain, format_args!("ip daddr {service_cidr} goto refuse"));
-    }
-    changes(&mut s, &diff(&Table::default(), table));
-    s.text
-}
-
-/// Carries one table over into the next, in one transaction.
-pub fn update(frame: &Frame, delta: &Delta) -> String {
-    let mut s = Script::new(&frame.table);
-    changes(&mut s, delta);
-    s.text
-}
-
 /// Removes our table; no error where there is none.
 pub fn remove(table: &str) -> String {
     format!("add table ip {table}\ndelete table ip {table}\n")
 }
 
-/// New chains first, then elements that lead to them; old elements before the chains they led to.
-fn changes(s: &mut Script, delta: &Delta) {
-    let (old_widest, widest) = delta.widest;
-    for slot in old_widest..widest {
-        s.add("map", &backends(slot), format_args!("{{ type {KEY_TYPE} : ipv4_addr . inet_service; }}"));
-        s.add("chain", &to(slot), "");
-        s.rule(&to(slot), format_args!("dnat to {KEY} map @{}", backends(slot)));
-    }
-    for size in &delta.sizes_added {
-        s.add("chain", &pick(*size), "");
-        let slots: Vec<_> = (0..*size).map(|slot| format!("{slot} : goto {}", to(slot))).collect();
-        s.rule(&pick(*size), format_args!("numgen random mod {size} vmap {{ {} }}", slots.join(", ")));
+/// Protocols with ports, each with a set of node ports of its own: nftables can't look up the
+/// original port of a connection together with its protocol.
+const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
+/// The kernel's rules as they follow from what was written so far.
+#[derive(Debug, Clone)]
+pub struct Ruleset {
+    /// What the rules depend on besides the table.
+    pub frame: Frame,
+    /// Portals without affinity, by number of backends.
+    sizes: Tally<(Lane, usize)>,
+    /// Backends of all portals.
+    loops: Tally<Ipv4Addr>,
+    /// External addresses.
+    externals: Tally<Ipv4Addr>,
+}
+
+impl Ruleset {
+    /// Nothing written yet.
+    pub fn new(frame: Frame) -> Self {
+        Self { frame, sizes: Tally::default(), loops: Tally::default(), externals: Tally::default() }
     }
 
-    let (mut gone, mut come) = (Vec::new(), Vec::new());
-    for (portal, (old, new)) in delta.portals.iter().filter(|(_, (old, new))| old.len() != new.len()) {
-        let key = key(portal);
-        if !new.is_empty() {
-            come.push(format!("{key} : goto {}", pick(new.len())));
+    /// Replaces our table, whatever is in it, in one transaction. Established connections go on:
+    /// their translation is in the connection's own record.
+    pub fn full(&mut self, table: &Table) -> String {
+        *self = Self::new(self.frame.clone());
+        let mut s = Script::new(&self.frame.table);
+        self.frame.base(&mut s);
+        let mut text = s.text;
+        text.push_str(&self.update(&diff(&Table::default(), table)));
+        text
+    }
+
+    /// Carries one table over into the next, in one transaction: new chains first, then elements
+    /// that lead to them; old elements before the chains they led to.
+    pub fn update(&mut self, delta: &Delta) -> String {
+        let table = self.frame.table.clone();
+        let mut s = Script::new(&table);
+        let plain = |side: &Option<Forward>| side.clone().filter(|f| f.sticky.is_none() && !f.refuses());
+        let size = |portal: &Portal, side: &Option<Forward>| Some((Lane::of(portal), plain(side)?.backends.len()));
+        let widest = Lane::ALL.map(|lane| self.widest(lane));
+        let (sizes_added, sizes_removed) = self.sizes.change(
+            delta.portals.iter().filter_map(|(p, (old, _))| size(p, old)),
+            delta.portals.iter().filter_map(|(p, (_, new))| size(p, new)),
+        );
+        let slots = Lane::ALL.map(|lane| (lane, widest[lane as usize], self.widest(lane)));
+        for (lane, before, now) in slots {
+            for slot in before..now {
+                let (map, chain) = (lane.backends(slot), lane.to(slot));
+                s.add("map", &map, format_args!("{{ type {} : ipv4_addr . inet_service; }}", lane.key_type()));
+                s.add("chain", &chain, "");
+                s.rule(&chain, format_args!("dnat to {} map @{map}", lane.key()));
+            }
         }
-        if !old.is_empty() {
-            gone.push(key);
+        for (lane, size) in &sizes_added {
+            let chain = lane.pick(*size);
+            s.add("chain", &chain, "");
+            s.rule(&chain, choice((0..*size).map(|slot| lane.to(slot))));
+        }
+        let sticky: Vec<_> = delta.portals.iter().filter_map(|(p, change)| Sticky::of(p, change)).collect();
+        sticky.iter().for_each(|sticky| sticky.build(&mut s));
+
+        for lane in Lane::ALL {
+            let (mut gone, mut come) = (Vec::new(), Vec::new());
+            for (portal, (old, new)) in delta.portals.iter().filter(|(p, _)| Lane::of(p) == lane) {
+                let (before, after) = (verdict(portal, old), verdict(portal, new));
+                if before != after {
+                    gone.extend(before.map(|_| key(portal)));
+                    come.extend(after.map(|chain| format!("{} : goto {chain}", key(portal))));
+                }
+            }
+            s.elements("delete", &lane.portals(), &gone);
+            for slot in 0..slots[lane as usize].1.max(slots[lane as usize].2) {
+                let (mut gone, mut come) = (Vec::new(), Vec::new());
+                for (portal, (old, new)) in delta.portals.iter().filter(|(p, _)| Lane::of(p) == lane) {
+                    let at = |side: &Option<Forward>| plain(side).and_then(|f| f.backends.get(slot).copied());
+                    let (before, after) = (at(old), at(new));
+                    if before != after {
+                        gone.extend(before.map(|_| key(portal)));
+                        come.extend(after.map(|backend| format!("{} : {}", key(portal), value(&backend))));
+                    }
+                }
+                s.elements("delete", &lane.backends(slot), &gone);
+                s.elements("add", &lane.backends(slot), &come);
+            }
+            s.elements("add", &lane.portals(), &come);
+        }
+        self.around(&mut s, delta);
+
+        sticky.iter().for_each(|sticky| sticky.clear(&mut s));
+        for (lane, size) in &sizes_removed {
+            s.delete("chain", &lane.pick(*size));
+        }
+        for (lane, before, now) in slots {
+            for slot in now..before {
+                s.delete("chain", &lane.to(slot));
+                s.delete("map", &lane.backends(slot));
+            }
+        }
+        s.text
+    }
+
+    /// The sets beside the portals: who may reach itself, what is translated, what is refused.
+    fn around(&mut self, s: &mut Script, delta: &Delta) {
+        let addresses = |side| of_side(side).iter().map(|backend| *backend.ip());
+        let (come, gone) = self.loops.change(
+            delta.portals.values().flat_map(|(old, _)| addresses(old)),
+            delta.portals.values().flat_map(|(_, new)| addresses(new)),
+        );
+        let pairs = |all: &[Ipv4Addr]| all.iter().map(|a| format!("{a} . {a}")).collect::<Vec<_>>();
+        s.elements("delete", "loops", &pairs(&gone));
+        s.elements("add", "loops", &pairs(&come));
+
+        let external = |portal: &Portal, side: &Option<Forward>| match portal.at {
+            Frontend::External(ip) if side.is_some() => Some(ip),
+            _ => None,
+        };
+        let (come, gone) = self.externals.change(
+            delta.portals.iter().filter_map(|(p, (old, _))| external(p, old)),
+            delta.portals.iter().filter_map(|(p, (_, new))| external(p, new)),
+        );
+        let texts = |all: &[Ipv4Addr]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+        s.elements("delete", "externals", &texts(&gone));
+        s.elements("add", "externals", &texts(&come));
+
+        let refused = |portal: &Portal, side: &Option<Forward>| {
+            (external(portal, side).is_some() && of_side(side).is_empty()).then(|| key(portal))
+        };
+        s.difference("refused", delta.portals.iter().map(|(p, (old, new))| (refused(p, old), refused(p, new))));
+        for protocol in PROTOCOLS {
+            let ports = delta.portals.iter().filter(|(p, _)| p.at == Frontend::Node && p.protocol == protocol);
+            let served = |portal: &Portal, side: &Option<Forward>| side.as_ref().map(|_| portal.port.to_string());
+            s.difference(&node_ports(protocol), ports.map(|(p, (old, new))| (served(p, old), served(p, new))));
         }
     }
-    s.elements("delete", "portals", &gone);
-    for slot in 0..old_widest.max(widest) {
-        let (mut gone, mut come) = (Vec::new(), Vec::new());
-        for (portal, (old, new)) in &delta.portals {
-            let (before, after) = (old.get(slot), new.get(slot));
-            if before == after {
+
+    /// The most backends of a portal without affinity.
+    fn widest(&self, lane: Lane) -> usize {
+        let sizes = self.sizes.counts.range((lane, 0)..=(lane, usize::MAX));
+        sizes.last().map_or(0, |((_, size), _)| *size)
+    }
+}
+
+impl Frame {
+    /// Chains, sets and rules that every table has.
+    fn base(&self, s: &mut Script) {
+        let Frame { table, service_cidr, pods_cidr, pod_cidr, gateway, masquerade, refusal } = self;
+        s.raw(format_args!("add table ip {table}"));
+        s.raw(format_args!("delete table ip {table}"));
+        s.raw(format_args!("add table ip {table}"));
+        for lane in Lane::ALL {
+            s.add("map", &lane.portals(), format_args!("{{ type {} : verdict; }}", lane.key_type()));
+        }
+        s.add("set", "loops", "{ type ipv4_addr . ipv4_addr; }");
+        s.add("set", "externals", "{ type ipv4_addr; }");
+        s.add("set", "refused", format_args!("{{ type {}; }}", Lane::Address.key_type()));
+        for protocol in PROTOCOLS {
+            s.add("set", &node_ports(protocol), "{ type inet_service; }");
+        }
+        let (by_address, by_port) = (Lane::Address.key(), Lane::Node.key());
+        // `priority dstnat` is refused on the output hook, so it is written as a number.
+        for hook in ["prerouting", "output"] {
+            s.add("chain", hook, format_args!("{{ type nat hook {hook} priority -100; policy accept; }}"));
+            s.rule(hook, format_args!("ip daddr {service_cidr} {by_address} vmap @portals"));
+            s.rule(hook, format_args!("ip daddr @externals {by_address} vmap @portals"));
+            // The kernel takes no packet of loopback elsewhere.
+            s.rule(hook, format_args!("ip daddr != 127.0.0.0/8 fib daddr type local {by_port} vmap @node-portals"));
+        }
+
+        // Who comes from outside through this node must go back through it.
+        s.add("chain", "translate", "");
+        s.rule("translate", format_args!("ip daddr {pod_cidr} return"));
+        s.rule("translate", "fib daddr type local return");
+        // Nodes know the way to this address, and let it pass to their pods.
+        s.rule("translate", format_args!("ip daddr {pods_cidr} snat to {gateway}"));
+        s.rule("translate", "masquerade");
+        // Before Docker's own, which would hide pods from each other behind their nodes.
+        s.add("chain", "postrouting", "{ type nat hook postrouting priority 90; policy accept; }");
+        let whom = match masquerade {
+            Masquerade::Loops => "ip saddr . ip daddr @loops".to_owned(),
+            Masquerade::Bridge => format!("ip saddr {pod_cidr} ip daddr {pod_cidr}"),
+        };
+        s.rule("postrouting", format_args!("ct status dnat {whom} masquerade"));
+        for protocol in PROTOCOLS {
+            let (name, ports) = (protocol.as_str(), node_ports(protocol));
+            let port = format!("meta l4proto {name} ct original proto-dst @{ports}");
+            s.rule("postrouting", format_args!("ct status dnat {port} jump translate"));
+        }
+        s.rule("postrouting", "ct status dnat ct original ip daddr @externals jump translate");
+        // To itself: nothing is translated, by anybody.
+        s.rule("postrouting", format_args!("ip saddr {pod_cidr} ip daddr {pods_cidr} snat to ip saddr"));
+
+        // What is still addressed to the service range after translation was answered by no portal.
+        // Docker's own filter would drop it in silence. (A UDP client on the node itself gets EPERM from
+        // `send` first, as from any drop on the output hook, then ECONNREFUSED.)
+        s.add("chain", "refuse", "");
+        s.rule("refuse", "meta l4proto tcp reject with tcp reset");
+        s.rule("refuse", "reject with icmp type port-unreachable");
+        let foreign = match refusal {
+            Refusal::Prerouting => "prerouting",
+            Refusal::Forward => "forward",
+        };
+        for hook in [foreign, "output"] {
+            let chain = format!("refuse-{hook}");
+            s.add("chain", &chain, format_args!("{{ type filter hook {hook} priority -90; policy accept; }}"));
+            s.rule(&chain, format_args!("ip daddr {service_cidr} goto refuse"));
+            s.rule(&chain, format_args!("ct state new {by_address} @refused goto refuse"));
+        }
+    }
+}
+
+/// How often each key is in use.
+#[derive(Debug, Clone)]
+struct Tally<K> {
+    counts: BTreeMap<K, usize>,
+}
+
+impl<K> Default for Tally<K> {
+    fn default() -> Self {
+        Self { counts: BTreeMap::new() }
+    }
+}
+
+impl<K: Ord + Copy> Tally<K> {
+    /// Takes in uses that end and begin; returns the keys that come into use and that go out of it.
+    fn change(&mut self, ended: impl Iterator<Item = K>, begun: impl Iterator<Item = K>) -> (Vec<K>, Vec<K>) {
+        let mut before: BTreeMap<K, bool> = BTreeMap::new();
+        for key in begun {
+            let count = self.counts.entry(key).or_default();
+            before.entry(key).or_insert(*count > 0);
+            *count += 1;
+        }
+        for key in ended {
+            let count = self.counts.entry(key).or_default();
+            before.entry(key).or_insert(*count > 0);
+            *count = count.saturating_sub(1);
+        }
+        let (mut come, mut gone) = (Vec::new(), Vec::new());
+        for (key, was) in before {
+            match (was, self.counts.get(&key).is_some_and(|count| *count > 0)) {
+                (false, true) => come.push(key),
+                (true, false) => gone.push(key),
+                _ => {}
+            }
+            if self.counts.get(&key) == Some(&0) {
+                self.counts.remove(&key);
+            }
+        }
+        (come, gone)
+    }
+}
+
+/// A change of a portal with session affinity. Its chain tries the backends that remember the
+/// client, then any; each backend has a set of clients and a chain that writes there.
+struct Sticky<'a> {
+    portal: &'a Portal,
+    /// Before and after, each only if sticky and served.
+    old: Option<&'a Forward>,
+    new: Option<&'a Forward>,
+}
+
+impl<'a> Sticky<'a> {
+    fn of(portal: &'a Portal, (old, new): &'a (Option<Forward>, Option<Forward>)) -> Option<Self> {
+        let sticky = |side: &'a Option<Forward>| side.as_ref().filter(|f| f.sticky.is_some() && !f.refuses());
+        let (old, new) = (sticky(old), sticky(new));
+        (old.is_some() || new.is_some()).then_some(Self { portal, old, new })
+    }
+
+    fn chain(portal: &Portal) -> String {
+        format!("stick-{}", name(portal))
+    }
+
+    fn held(&self, backend: &SocketAddrV4) -> String {
+        format!("held-{}-{}-{}", name(self.portal), backend.ip(), backend.port())
+    }
+
+    fn to(&self, backend: &SocketAddrV4) -> String {
+        format!("to-{}-{}-{}", name(self.portal), backend.ip(), backend.port())
+    }
+
+    /// Makes what the new state needs. Clients keep their backends as long as these stay.
+    fn build(&self, s: &mut Script) {
+        let Some(new) = self.new else { return };
+        let seconds = new.sticky.unwrap_or_default();
+        let known = |backend| self.old.is_some_and(|old| old.backends.binary_search(backend).is_ok());
+        for backend in new.backends.iter() {
+            let (set, chain) = (self.held(backend), self.to(backend));
+            if !known(backend) {
+                s.add("set", &set, format_args!("{{ type ipv4_addr; size {HELD_MAX}; flags dynamic,timeout; }}"));
+                s.add("chain", &chain, "");
+            } else if self.old.is_some_and(|old| old.sticky != new.sticky) {
+                s.flush(&chain);
+            } else {
                 continue;
             }
-            if before.is_some() {
-                gone.push(key(portal));
-            }
-            if let Some(backend) = after {
-                come.push(format!("{} : {}", key(portal), value(backend)));
-            }
+            s.rule(&chain, format_args!("update @{set} {{ ip saddr timeout {seconds}s }}"));
+            s.rule(&chain, format_args!("meta l4proto {} dnat to {backend}", self.portal.protocol.as_str()));
         }
-        s.elements("delete", &backends(slot), &gone);
-        s.elements("add", &backends(slot), &come);
+        let chain = Self::chain(self.portal);
+        match self.old {
+            None => s.add("chain", &chain, ""),
+            Some(_) => s.flush(&chain),
+        }
+        for backend in new.backends.iter() {
+            s.rule(&chain, format_args!("ip saddr @{} goto {}", self.held(backend), self.to(backend)));
+        }
+        s.rule(&chain, choice(new.backends.iter().map(|backend| self.to(backend))));
     }
-    s.elements("add", "portals", &come);
-    let loops = |addresses: &[std::net::Ipv4Addr]| addresses.iter().map(|a| format!("{a} . {a}")).collect::<Vec<_>>();
-    s.elements("delete", "loops", &loops(&delta.addresses_removed));
-    s.elements("add", "loops", &loops(&delta.addresses_added));
 
-    for size in &delta.sizes_removed {
-        s.delete("chain", &pick(*size));
-    }
-    for slot in widest..old_widest {
-        s.delete("chain", &to(slot));
-        s.delete("map", &backends(slot));
+    /// Removes what only the old state needed.
+    fn clear(&self, s: &mut Script) {
+        let Some(old) = self.old else { return };
+        if self.new.is_none() {
+            s.delete("chain", &Self::chain(self.portal));
+        }
+        let kept = |backend| self.new.is_some_and(|new| new.backends.binary_search(backend).is_ok());
+        for backend in old.backends.iter().filter(|backend| !kept(backend)) {
+            s.delete("chain", &self.to(backend));
+            s.delete("set", &self.held(backend));
+        }
     }
 }
 
-fn pick(size: usize) -> String {
-    format!("pick-{size}")
+/// The chain that a portal's element leads to.
+fn verdict(portal: &Portal, side: &Option<Forward>) -> Option<String> {
+    let forward = side.as_ref().filter(|f| !f.refuses())?;
+    Some(match forward.sticky {
+        Some(_) => Sticky::chain(portal),
+        None => Lane::of(portal).pick(forward.backends.len()),
+    })
 }
 
-fn to(slot: usize) -> String {
-    format!("to-{slot}")
+/// Any of these chains, each as likely.
+fn choice(chains: impl Iterator<Item = String>) -> String {
+    let all: Vec<_> = chains.enumerate().map(|(i, chain)| format!("{i} : goto {chain}")).collect();
+    format!("numgen random mod {} vmap {{ {} }}", all.len(), all.join(", "))
 }
 
-fn backends(slot: usize) -> String {
-    format!("backends-{slot}")
+fn node_ports(protocol: Protocol) -> String {
+    format!("node-{}", protocol.as_str())
 }
 
 fn key(portal: &Portal) -> String {
-    format!("{} . {} . {}", portal.ip, portal.protocol.as_str(), portal.port)
+    let port = format!("{} . {}", portal.protocol.as_str(), portal.port);
+    portal.at.address().map_or_else(|| port.clone(), |ip| format!("{ip} . {port}"))
+}
+
+/// Part of a chain's name.
+fn name(portal: &Portal) -> String {
+    let at = portal.at.address().map_or_else(|| "node".to_owned(), |ip| ip.to_string());
+    format!("{at}-{}-{}", portal.protocol.as_str(), portal.port)
 }
 
 fn value(backend: &SocketAddrV4) -> String {
@@ -229,6 +534,22 @@ impl<'a> Script<'a> {
     fn delete(&mut self, what: &str, name: &str) {
         let table = self.table;
         self.raw(format_args!("delete {what} ip {table} {name}"));
+    }
+
+    fn flush(&mut self, chain: &str) {
+        let table = self.table;
+        self.raw(format_args!("flush chain ip {table} {chain}"));
+    }
+
+    /// Elements before and after, of which some are the same.
+    fn difference(&mut self, set: &str, changes: impl Iterator<Item = (Option<String>, Option<String>)>) {
+        let (mut gone, mut come) = (Vec::new(), Vec::new());
+        for (before, after) in changes.filter(|(before, after)| before != after) {
+            gone.extend(before);
+            come.extend(after);
+        }
+        self.elements("delete", set, &gone);
+        self.elements("add", set, &come);
     }
 
     fn rule(&mut self, chain: &str, rule: impl Display) {

@@ -8,9 +8,10 @@ use super::{
     ProxyConfig, ProxyError, conntrack,
     driver::DataPlane,
     monitor::{Heard, Monitor},
-    nft::{self, Frame, Masquerade, Refusal},
+    nft::{self, Frame, Masquerade, Refusal, Ruleset},
     table::{Delta, Portal, Table},
 };
+use crate::network;
 
 /// A full load of 10,000 services takes 0.4 s; a machine under load takes its time.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -28,7 +29,7 @@ const KERNEL_RELEASE: &str = "/proc/sys/kernel/osrelease";
 /// The kernel's nftables table of one cluster.
 #[derive(Debug)]
 pub(super) struct Nftables {
-    frame: Frame,
+    ruleset: Ruleset,
     monitor: Option<Monitor>,
     next_look: Instant,
     next_verify: Instant,
@@ -39,12 +40,19 @@ impl Nftables {
         let frame = Frame {
             table: nft::table_name(&config.cluster_id),
             service_cidr: config.service_cidr.trunc(),
+            pods_cidr: config.pods_cidr.trunc(),
             pod_cidr: config.pod_cidr.trunc(),
+            gateway: network::gateway(config.pod_cidr).addr(),
             masquerade: masquerade_now(),
             refusal: Refusal::of_kernel(&std::fs::read_to_string(KERNEL_RELEASE).unwrap_or_default()),
         };
         let now = Instant::now();
-        Self { frame, monitor: None, next_look: now + LOOK_INTERVAL, next_verify: now + VERIFY_INTERVAL }
+        Self {
+            ruleset: Ruleset::new(frame),
+            monitor: None,
+            next_look: now + LOOK_INTERVAL,
+            next_verify: now + VERIFY_INTERVAL,
+        }
     }
 
     async fn transaction(&mut self, what: &'static str, script: &str) -> Result<(), ProxyError> {
@@ -54,7 +62,7 @@ impl Nftables {
 
     fn listen(&mut self) {
         if self.monitor.is_none() {
-            let opened = Monitor::open(&self.frame.table);
+            let opened = Monitor::open(&self.ruleset.frame.table);
             self.monitor = opened
                 .inspect_err(|error| tracing::debug!(%error, "no announcements of ruleset changes; looking by time"))
                 .ok();
@@ -63,11 +71,15 @@ impl Nftables {
 
     /// Whether the kernel still has the rules that everything hangs on.
     async fn intact(&self) -> bool {
-        let table = &self.frame.table;
+        let table = &self.ruleset.frame.table;
         match run("a look at the table", &["--terse", "list", "table", "ip", table], "", |_| {}).await {
             Ok(listing) => {
-                let range = self.frame.service_cidr.to_string();
-                listing.matches("vmap @portals").count() == 2 && listing.matches(range.as_str()).count() >= 5
+                let counts = |part: &str, least| listing.matches(part).count() >= least;
+                let range = self.ruleset.frame.service_cidr.to_string();
+                counts("vmap @portals", 4)
+                    && counts("vmap @node-portals", 2)
+                    && counts(&range, 4)
+                    && counts("snat to", 2)
             }
             Err(ProxyError::Refused { .. }) => false,
             // Not known; the next look tells.
@@ -92,13 +104,13 @@ impl DataPlane for Nftables {
     async fn load(&mut self, table: &Table) -> Result<(), ProxyError> {
         // Listening first: what is undone right after the load is noticed.
         self.listen();
-        self.frame.masquerade = masquerade_now();
-        let script = nft::full(&self.frame, table);
+        self.ruleset.frame.masquerade = masquerade_now();
+        let script = self.ruleset.full(table);
         self.transaction("the full table", &script).await
     }
 
     async fn update(&mut self, delta: &Delta) -> Result<(), ProxyError> {
-        let script = nft::update(&self.frame, delta);
+        let script = self.ruleset.update(delta);
         self.transaction("a change", &script).await
     }
 
@@ -120,7 +132,7 @@ impl DataPlane for Nftables {
             let now = Instant::now();
             if now >= self.next_look {
                 self.next_look = now + LOOK_INTERVAL;
-                if masquerade_now() != self.frame.masquerade {
+                if masquerade_now() != self.ruleset.frame.masquerade {
                     return "bridge netfilter was switched";
                 }
             }

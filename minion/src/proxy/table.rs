@@ -3,7 +3,7 @@
 //! Invariant: a [`Table`] is a function of its [`Inputs`] alone, and a [`Delta`] of two tables.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddrV4},
     sync::Arc,
 };
@@ -42,26 +42,79 @@ impl Protocol {
     }
 }
 
-/// One port of a service's address.
+/// Where clients find a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Frontend {
+    /// Its own address in the service range. What no portal answers there is refused.
+    Service(Ipv4Addr),
+    /// One of its external addresses, which some router sends here.
+    External(Ipv4Addr),
+    /// Any address of this node but loopback.
+    Node,
+}
+
+impl Frontend {
+    /// The address, where there is only one.
+    pub fn address(self) -> Option<Ipv4Addr> {
+        match self {
+            Frontend::Service(ip) | Frontend::External(ip) => Some(ip),
+            Frontend::Node => None,
+        }
+    }
+}
+
+/// One port of a service at one of the places where clients find it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Portal {
-    /// The service's address.
-    pub ip: Ipv4Addr,
+    /// Where.
+    pub at: Frontend,
     /// The protocol.
     pub protocol: Protocol,
-    /// The service's port.
+    /// The service's port, or its node port.
     pub port: u16,
 }
 
-/// Ready backends of one portal: sorted, each once. Empty: the portal refuses.
+impl Portal {
+    /// A port of a service's own address.
+    pub fn of_service(ip: Ipv4Addr, protocol: Protocol, port: u16) -> Self {
+        Self { at: Frontend::Service(ip), protocol, port }
+    }
+}
+
+/// Backends of one portal: sorted, each once. Empty: the portal refuses.
 pub type Backends = Arc<[SocketAddrV4]>;
+
+/// What a portal does with a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forward {
+    /// Where it may go.
+    pub backends: Backends,
+    /// Session affinity `ClientIP`: a client that was here within so many seconds meets the backend
+    /// that it met then, as long as that is ready.
+    pub sticky: Option<u32>,
+}
+
+impl Forward {
+    /// To any of these, every time anew.
+    pub fn to(backends: Backends) -> Self {
+        Self { backends, sticky: None }
+    }
+
+    /// To nobody: the client is refused.
+    pub fn refuse() -> Self {
+        Self::to(Backends::from([]))
+    }
+
+    /// Whether there is nobody to go to.
+    pub fn refuses(&self) -> bool {
+        self.backends.is_empty()
+    }
+}
 
 /// Where every portal leads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
-    portals: BTreeMap<Portal, Backends>,
-    sizes: BTreeSet<usize>,
-    addresses: BTreeSet<Ipv4Addr>,
+    portals: BTreeMap<Portal, Forward>,
 }
 
 impl Table {
@@ -69,61 +122,44 @@ impl Table {
     /// namespace and name has it.
     pub fn build(inputs: &Inputs) -> Self {
         let mut portals = BTreeMap::new();
-        for (portal, backends) in inputs.portals() {
-            portals.entry(portal).or_insert(backends);
+        for (portal, forward) in inputs.portals() {
+            portals.entry(portal).or_insert(forward);
         }
         Self::from(portals)
     }
 
-    /// Every portal and its backends.
-    pub fn portals(&self) -> &BTreeMap<Portal, Backends> {
+    /// Every portal and what it does.
+    pub fn portals(&self) -> &BTreeMap<Portal, Forward> {
         &self.portals
     }
 
     /// How many portals lead nowhere and refuse.
     pub fn refusing(&self) -> usize {
-        self.portals.values().filter(|b| b.is_empty()).count()
+        self.portals.values().filter(|f| f.refuses()).count()
     }
 
-    /// The numbers of backends that portals have; without 0.
-    pub fn sizes(&self) -> &BTreeSet<usize> {
-        &self.sizes
-    }
-
-    /// The most backends of a portal.
-    pub fn widest(&self) -> usize {
-        self.sizes.last().copied().unwrap_or(0)
-    }
-
-    /// The addresses of all backends.
-    pub fn addresses(&self) -> &BTreeSet<Ipv4Addr> {
-        &self.addresses
+    /// What a client at the portal meets: `None` where it makes no difference whether the portal
+    /// exists. Only an external address has a life of its own beyond its service.
+    fn effect(&self, portal: &Portal) -> Option<&Forward> {
+        let forward = self.portals.get(portal)?;
+        (!forward.refuses() || matches!(portal.at, Frontend::External(_))).then_some(forward)
     }
 }
 
-impl From<BTreeMap<Portal, Backends>> for Table {
-    fn from(portals: BTreeMap<Portal, Backends>) -> Self {
-        let sizes = portals.values().map(|b| b.len()).filter(|n| *n > 0).collect();
-        let addresses = portals.values().flat_map(|b| b.iter().map(|a| *a.ip())).collect();
-        Self { portals, sizes, addresses }
+impl From<BTreeMap<Portal, Forward>> for Table {
+    fn from(portals: BTreeMap<Portal, Forward>) -> Self {
+        Self { portals }
     }
 }
+
+/// A portal's effect before and after. [`Some`] with no backends only at external addresses.
+pub type Change = (Option<Forward>, Option<Forward>);
 
 /// What changes from one table to the next.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delta {
-    /// Portals whose backends differ: before, after. Absent counts as empty.
-    pub portals: BTreeMap<Portal, (Backends, Backends)>,
-    /// [`Table::sizes`] that appear.
-    pub sizes_added: Vec<usize>,
-    /// [`Table::sizes`] that disappear.
-    pub sizes_removed: Vec<usize>,
-    /// [`Table::widest`]: before, after.
-    pub widest: (usize, usize),
-    /// [`Table::addresses`] that appear.
-    pub addresses_added: Vec<Ipv4Addr>,
-    /// [`Table::addresses`] that disappear.
-    pub addresses_removed: Vec<Ipv4Addr>,
+    /// Portals that do something else than before.
+    pub portals: BTreeMap<Portal, Change>,
 }
 
 impl Delta {
@@ -137,6 +173,7 @@ impl Delta {
     pub fn lost_udp(&self) -> Vec<(Portal, SocketAddrV4)> {
         let udp = self.portals.iter().filter(|(portal, _)| portal.protocol == Protocol::Udp);
         udp.flat_map(|(portal, (old, new))| {
+            let (old, new) = (backends(old), backends(new));
             let lost = old.iter().filter(|b| new.binary_search(b).is_err());
             lost.map(|backend| (*portal, *backend))
         })
@@ -144,27 +181,23 @@ impl Delta {
     }
 }
 
+/// The backends of one side of a [`Change`].
+pub fn backends(side: &Option<Forward>) -> &[SocketAddrV4] {
+    side.as_ref().map_or(&[], |forward| &forward.backends)
+}
+
 /// What must change so that `old` becomes `new`.
 pub fn diff(old: &Table, new: &Table) -> Delta {
-    let empty = Backends::from([]);
     let mut portals = BTreeMap::new();
-    for (portal, after) in &new.portals {
-        let before = old.portals.get(portal).unwrap_or(&empty);
-        if !Arc::ptr_eq(before, after) && before != after {
-            portals.insert(*portal, (before.clone(), after.clone()));
+    let mut note = |portal: &Portal| {
+        let (before, after) = (old.effect(portal), new.effect(portal));
+        if before != after {
+            portals.insert(*portal, (before.cloned(), after.cloned()));
         }
-    }
-    for (portal, before) in old.portals.iter().filter(|(p, b)| !b.is_empty() && !new.portals.contains_key(p)) {
-        portals.insert(*portal, (before.clone(), empty.clone()));
-    }
-    Delta {
-        portals,
-        sizes_added: new.sizes.difference(&old.sizes).copied().collect(),
-        sizes_removed: old.sizes.difference(&new.sizes).copied().collect(),
-        widest: (old.widest(), new.widest()),
-        addresses_added: new.addresses.difference(&old.addresses).copied().collect(),
-        addresses_removed: old.addresses.difference(&new.addresses).copied().collect(),
-    }
+    };
+    new.portals.keys().for_each(&mut note);
+    old.portals.keys().filter(|p| !new.portals.contains_key(p)).for_each(&mut note);
+    Delta { portals }
 }
 
 #[cfg(test)]
@@ -175,19 +208,25 @@ pub(super) mod strategies {
 
     use super::*;
 
-    pub(in crate::proxy) fn portal() -> impl Strategy<Value = Portal> {
+    fn portal() -> impl Strategy<Value = Portal> {
         let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];
-        (1u8..6, protocol, 80u16..82).prop_map(|(host, protocol, port)| Portal {
-            ip: Ipv4Addr::new(10, 0, 0, host),
-            protocol,
-            port,
-        })
+        let at = prop_oneof![
+            4 => (1u8..6).prop_map(|host| Frontend::Service(Ipv4Addr::new(10, 0, 0, host))),
+            1 => (1u8..3).prop_map(|host| Frontend::External(Ipv4Addr::new(203, 0, 113, host))),
+            1 => Just(Frontend::Node),
+        ];
+        (at, protocol, 80u16..82).prop_map(|(at, protocol, port)| Portal { at, protocol, port })
+    }
+
+    fn forward() -> impl Strategy<Value = Forward> {
+        let backend = (1u8..9, 8080u16..8082).prop_map(|(h, p)| SocketAddrV4::new(Ipv4Addr::new(10, 244, 0, h), p));
+        let backends = prop::collection::btree_set(backend, 0..6).prop_map(|b| b.into_iter().collect::<Backends>());
+        let sticky = prop_oneof![4 => Just(None), 1 => Just(Some(600)), 1 => Just(Some(10_800))];
+        (backends, sticky).prop_map(|(backends, sticky)| Forward { backends, sticky })
     }
 
     pub(in crate::proxy) fn table() -> impl Strategy<Value = Table> {
-        let backend = (1u8..9, 8080u16..8082).prop_map(|(h, p)| SocketAddrV4::new(Ipv4Addr::new(10, 244, 0, h), p));
-        let backends = prop::collection::btree_set(backend, 0..6).prop_map(|b| b.into_iter().collect::<Backends>());
-        prop::collection::btree_map(portal(), backends, 0..8).prop_map(Table::from)
+        prop::collection::btree_map(portal(), forward(), 0..8).prop_map(Table::from)
     }
 }
 
@@ -197,17 +236,17 @@ mod tests {
 
     use super::{strategies::table, *};
 
-    fn without_refusing(table: &Table) -> BTreeMap<Portal, Backends> {
-        table.portals.iter().filter(|(_, b)| !b.is_empty()).map(|(p, b)| (*p, b.clone())).collect()
+    fn effects(table: &Table) -> BTreeMap<Portal, Forward> {
+        table.portals.keys().filter_map(|p| Some((*p, table.effect(p)?.clone()))).collect()
     }
 
     #[test]
     fn only_lost_udp_backends_are_cut() {
-        let portal = |protocol| Portal { ip: Ipv4Addr::new(10, 0, 0, 1), protocol, port: 53 };
+        let portal = |protocol| Portal::of_service(Ipv4Addr::new(10, 0, 0, 1), protocol, 53);
         let backend = |h| SocketAddrV4::new(Ipv4Addr::new(10, 244, 0, h), 53);
         let table = |hosts: &[u8]| {
-            let backends: Backends = hosts.iter().map(|h| backend(*h)).collect();
-            let both = [Protocol::Udp, Protocol::Tcp].map(|p| (portal(p), backends.clone()));
+            let forward = Forward::to(hosts.iter().map(|h| backend(*h)).collect());
+            let both = [Protocol::Udp, Protocol::Tcp].map(|p| (portal(p), forward.clone()));
             Table::from(BTreeMap::from(both))
         };
         assert_eq!(diff(&table(&[1, 2]), &table(&[2, 3])).lost_udp(), [(portal(Protocol::Udp), backend(1))]);
@@ -215,17 +254,30 @@ mod tests {
         assert_eq!(diff(&table(&[1]), &Table::default()).lost_udp(), [(portal(Protocol::Udp), backend(1))]);
     }
 
+    #[test]
+    fn only_an_external_address_is_ours_without_backends() {
+        let ip = Ipv4Addr::new(203, 0, 113, 1);
+        for (at, differs) in [(Frontend::Service(ip), false), (Frontend::Node, false), (Frontend::External(ip), true)] {
+            let portal = Portal { at, protocol: Protocol::Tcp, port: 80 };
+            let table = Table::from(BTreeMap::from([(portal, Forward::refuse())]));
+            assert_eq!(!diff(&Table::default(), &table).is_empty(), differs, "{at:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn a_delta_holds_exactly_what_differs(old in table(), new in table()) {
             let delta = diff(&old, &new);
-            let mut patched = without_refusing(&old);
+            let mut patched = effects(&old);
             for (portal, (before, after)) in &delta.portals {
                 prop_assert_ne!(before, after);
-                prop_assert_eq!(patched.get(portal).map_or(&[][..], |b| b), &before[..]);
-                if after.is_empty() { patched.remove(portal); } else { patched.insert(*portal, after.clone()); }
+                prop_assert_eq!(patched.get(portal), before.as_ref());
+                match after {
+                    Some(after) => patched.insert(*portal, after.clone()),
+                    None => patched.remove(portal),
+                };
             }
-            prop_assert_eq!(patched, without_refusing(&new));
+            prop_assert_eq!(patched, effects(&new));
             prop_assert!(diff(&new, &new).is_empty());
         }
     }

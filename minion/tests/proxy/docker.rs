@@ -141,7 +141,10 @@ async fn pods_on_docker_reach_services_each_other_and_themselves() {
     }
     let config = ProxyConfig {
         cluster_id: scene.cluster.into(),
+        node: "n1".into(),
         service_cidr: scene.config().service_cidr,
+        pods_cidr: scene.config().pod_cidr,
+        external: Vec::new(),
         pod_cidr: scene.config().pod_cidr,
     };
     let proxy = Proxy::start(&Client::new(&master.address.to_string()).unwrap(), config);

@@ -22,8 +22,12 @@ use coracle_minion::{
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 pub(crate) const CLUSTER: &str = "7e570001";
+pub(crate) const NODE: &str = "n1";
+pub(crate) const PODS_CIDR: &str = "10.76.0.0/15";
 pub(crate) const POD_CIDR: &str = "10.77.0.0/24";
 pub(crate) const SERVICE_CIDR: &str = "10.78.0.0/16";
+/// Where services may have external addresses.
+pub(crate) const EXTERNAL_CIDR: &str = "203.0.113.0/24";
 pub(crate) const GATEWAY: &str = "10.77.0.1";
 pub(crate) const P1: &str = "10.77.0.2";
 pub(crate) const P2: &str = "10.77.0.3";
@@ -271,7 +275,10 @@ pub(crate) fn ask_over(socket: &UdpSocket) -> std::io::Result<String> {
 pub(crate) async fn start_proxy(master: SocketAddr) -> Proxy {
     let config = ProxyConfig {
         cluster_id: CLUSTER.into(),
+        node: NODE.into(),
         service_cidr: SERVICE_CIDR.parse().unwrap(),
+        pods_cidr: PODS_CIDR.parse().unwrap(),
+        external: vec![EXTERNAL_CIDR.parse().unwrap()],
         pod_cidr: POD_CIDR.parse().unwrap(),
     };
     let proxy = Proxy::start(&Client::new(&master.to_string()).unwrap(), config);

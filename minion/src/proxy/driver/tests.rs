@@ -50,7 +50,7 @@ impl FakePlane {
 impl DataPlane for FakePlane {
     async fn load(&mut self, table: &Table) -> Result<(), ProxyError> {
         self.call("load".into()).await?;
-        let held = table.portals().iter().map(|(p, b)| (*p, b.to_vec())).filter(|(_, b)| !b.is_empty());
+        let held = table.portals().iter().map(|(p, f)| (*p, f.backends.to_vec())).filter(|(_, b)| !b.is_empty());
         self.world.lock().unwrap().held = Some(held.collect());
         Ok(())
     }
@@ -61,8 +61,8 @@ impl DataPlane for FakePlane {
         let held = world.held.as_mut().expect("an update needs a loaded table");
         for (portal, (_, after)) in &delta.portals {
             held.remove(portal);
-            if !after.is_empty() {
-                held.insert(*portal, after.to_vec());
+            if let Some(after) = after {
+                held.insert(*portal, after.backends.to_vec());
             }
         }
         Ok(())
@@ -99,8 +99,9 @@ impl Bench {
         let (to_synced, synced) = watch::channel(false);
         let stop = CancellationToken::new();
         let plane = FakePlane { world: world.clone(), disturbances };
+        let site = Site { service_cidr: "10.0.0.0/16".parse().unwrap(), ..Site::default() };
         let feeds = Feeds { services: to_services, endpoints: to_endpoints };
-        let task = tokio::spawn(run(plane, "10.0.0.0/16".parse().unwrap(), feeds, to_synced, stop.clone()));
+        let task = tokio::spawn(run(plane, site, feeds, to_synced, stop.clone()));
         Self { world, services, endpoints, disturb, synced, stop, task }
     }
 

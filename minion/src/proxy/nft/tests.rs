@@ -8,7 +8,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::{
-    super::table::{Backends, Protocol, strategies::table},
+    super::table::{Backends, strategies::table},
     *,
 };
 
@@ -16,7 +16,9 @@ fn frame() -> Frame {
     Frame {
         table: table_name("0a1b2c3d"),
         service_cidr: "10.0.0.0/16".parse().unwrap(),
+        pods_cidr: "10.244.0.0/16".parse().unwrap(),
         pod_cidr: "10.244.0.0/24".parse().unwrap(),
+        gateway: Ipv4Addr::new(10, 244, 0, 1),
         masquerade: Masquerade::Loops,
         refusal: Refusal::Prerouting,
     }
@@ -71,10 +73,14 @@ impl Kernel {
                 let mut elements = self.sets.values().flat_map(|(_, e)| e.values());
                 assert!(!elements.any(|v| used(v)), "{name} is in use");
             }
-            ("delete", "map", Some(name)) => {
+            ("flush", "chain", Some(name)) => self.chains.get_mut(name).expect(line).1.clear(),
+            ("delete", "map" | "set", Some(name)) => {
                 self.sets.remove(name).expect(line);
                 let used = format!("@{name}");
-                assert!(!self.chains.values().any(|(_, rules)| rules.iter().any(|r| r.ends_with(&used))), "{line}");
+                assert!(
+                    !self.chains.values().any(|(_, rules)| rules.iter().any(|r| r.split(' ').any(|w| w == used))),
+                    "{line}"
+                );
             }
             (verb @ ("add" | "delete"), "element", Some(name)) => {
                 let (_, elements) = self.sets.get_mut(name).expect(line);
@@ -92,55 +98,57 @@ impl Kernel {
     }
 
     /// Every backend that a first packet to `portal` can reach.
-    fn reach(&self, portal: &str) -> BTreeSet<String> {
-        let Some(pick) = self.sets["portals"].1.get(portal).and_then(|v| v.strip_prefix("goto ")) else {
-            return BTreeSet::new();
-        };
-        let rule = &self.chains[pick].1[0];
-        let size: usize = rule.split_whitespace().nth(3).unwrap().parse().unwrap();
-        (0..size).map(|slot| self.sets[&format!("backends-{slot}")].1[portal].clone()).collect()
+    fn reach(&self, portal: &Portal) -> BTreeSet<String> {
+        let lane = Lane::of(portal);
+        let element = self.sets[&lane.portals()].1.get(&key(portal));
+        let Some(first) = element.and_then(|v| v.strip_prefix("goto ")) else { return BTreeSet::new() };
+        let rules = &self.chains[first].1;
+        let targets = rules.last().unwrap().split("goto ").skip(1).map(|t| t.split([',', ' ']).next().unwrap());
+        targets
+            .map(|chain| match chain.strip_prefix(&format!("{}to-", lane.prefix())).map(str::parse) {
+                Some(Ok(slot)) => self.sets[&lane.backends(slot)].1[&key(portal)].replace(" . ", ":"),
+                _ => self.chains[chain].1[1].rsplit_once(' ').unwrap().1.to_owned(),
+            })
+            .collect()
     }
 }
 
 fn loaded(table: &Table) -> Kernel {
     let mut kernel = Kernel::default();
-    kernel.run(&full(&frame(), table));
+    kernel.run(&Ruleset::new(frame()).full(table));
     kernel
 }
 
+fn full(frame: Frame, table: &Table) -> String {
+    Ruleset::new(frame).full(table)
+}
+
+fn updated(from: &Table, to: &Table) -> String {
+    let mut ruleset = Ruleset::new(frame());
+    ruleset.full(from);
+    ruleset.update(&diff(from, to))
+}
+
+fn backends(hosts: &[u8]) -> Backends {
+    hosts.iter().map(|h| SocketAddrV4::new(Ipv4Addr::new(10, 244, 0, *h), 8080)).collect()
+}
+
 fn example() -> Table {
-    let portal = |port, protocol| Portal { ip: Ipv4Addr::new(10, 0, 0, 5), protocol, port };
-    let backends = |hosts: &[u8]| -> Backends {
-        hosts.iter().map(|h| SocketAddrV4::new(Ipv4Addr::new(10, 244, 0, *h), 8080)).collect()
-    };
+    let portal = |port, protocol| Portal::of_service(Ipv4Addr::new(10, 0, 0, 5), protocol, port);
+    let forward = |hosts: &[u8]| Forward::to(backends(hosts));
     Table::from(BTreeMap::from([
-        (portal(53, Protocol::Udp), backends(&[2])),
-        (portal(80, Protocol::Tcp), backends(&[2, 3])),
-        (portal(81, Protocol::Tcp), backends(&[])),
+        (portal(53, Protocol::Udp), forward(&[2])),
+        (portal(80, Protocol::Tcp), forward(&[2, 3])),
+        (portal(81, Protocol::Tcp), forward(&[])),
     ]))
 }
 
 #[test]
 fn the_full_script_replaces_our_table_and_no_other() {
+    let base = full(frame(), &Table::default());
+    let own = |line: &str| line.split(' ').nth(3) == Some("coracle-0a1b2c3d");
+    assert!(base.lines().all(own), "{base}");
     let expected = "\
-add table ip coracle-0a1b2c3d
-delete table ip coracle-0a1b2c3d
-add table ip coracle-0a1b2c3d
-add map ip coracle-0a1b2c3d portals { type ipv4_addr . inet_proto . inet_service : verdict; }
-add set ip coracle-0a1b2c3d loops { type ipv4_addr . ipv4_addr; }
-add chain ip coracle-0a1b2c3d prerouting { type nat hook prerouting priority -100; policy accept; }
-add rule ip coracle-0a1b2c3d prerouting ip daddr 10.0.0.0/16 ip daddr . meta l4proto . th dport vmap @portals
-add chain ip coracle-0a1b2c3d output { type nat hook output priority -100; policy accept; }
-add rule ip coracle-0a1b2c3d output ip daddr 10.0.0.0/16 ip daddr . meta l4proto . th dport vmap @portals
-add chain ip coracle-0a1b2c3d postrouting { type nat hook postrouting priority 100; policy accept; }
-add rule ip coracle-0a1b2c3d postrouting ct original ip daddr 10.0.0.0/16 ip saddr . ip daddr @loops masquerade
-add chain ip coracle-0a1b2c3d refuse 
-add rule ip coracle-0a1b2c3d refuse meta l4proto tcp reject with tcp reset
-add rule ip coracle-0a1b2c3d refuse reject with icmp type port-unreachable
-add chain ip coracle-0a1b2c3d refuse-prerouting { type filter hook prerouting priority -90; policy accept; }
-add rule ip coracle-0a1b2c3d refuse-prerouting ip daddr 10.0.0.0/16 goto refuse
-add chain ip coracle-0a1b2c3d refuse-output { type filter hook output priority -90; policy accept; }
-add rule ip coracle-0a1b2c3d refuse-output ip daddr 10.0.0.0/16 goto refuse
 add map ip coracle-0a1b2c3d backends-0 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
 add chain ip coracle-0a1b2c3d to-0 
 add rule ip coracle-0a1b2c3d to-0 dnat to ip daddr . meta l4proto . th dport map @backends-0
@@ -156,27 +164,27 @@ add element ip coracle-0a1b2c3d backends-1 { 10.0.0.5 . tcp . 80 : 10.244.0.3 . 
 add element ip coracle-0a1b2c3d portals { 10.0.0.5 . tcp . 80 : goto pick-2, 10.0.0.5 . udp . 53 : goto pick-1 }
 add element ip coracle-0a1b2c3d loops { 10.244.0.2 . 10.244.0.2, 10.244.0.3 . 10.244.0.3 }
 ";
-    assert_eq!(full(&frame(), &example()), expected);
+    assert_eq!(full(frame(), &example()), base + expected);
 }
 
 #[test]
 fn a_change_of_one_backend_touches_one_element() {
     let mut portals = example().portals().clone();
-    let web = portals.values_mut().find(|b| b.len() == 2).unwrap();
+    let web = &mut portals.values_mut().find(|f| f.backends.len() == 2).unwrap().backends;
     *web = web.iter().map(|b| SocketAddrV4::new(*b.ip(), if b.ip().octets()[3] == 3 { 9090 } else { 8080 })).collect();
-    let script = update(&frame(), &diff(&example(), &Table::from(portals)));
+    let script = updated(&example(), &Table::from(portals));
     let expected = "\
 delete element ip coracle-0a1b2c3d backends-1 { 10.0.0.5 . tcp . 80 }
 add element ip coracle-0a1b2c3d backends-1 { 10.0.0.5 . tcp . 80 : 10.244.0.3 . 9090 }
 ";
     assert_eq!(script, expected);
-    assert_eq!(update(&frame(), &diff(&example(), &example())), "");
+    assert_eq!(updated(&example(), &example()), "");
 }
 
 #[test]
 fn without_bridge_netfilter_the_whole_bridge_is_masqueraded() {
-    let script = full(&Frame { masquerade: Masquerade::Bridge, ..frame() }, &Table::default());
-    let rule = "postrouting ct original ip daddr 10.0.0.0/16 ip saddr 10.244.0.0/24 ip daddr 10.244.0.0/24 masquerade";
+    let script = full(Frame { masquerade: Masquerade::Bridge, ..frame() }, &Table::default());
+    let rule = "postrouting ct status dnat ip saddr 10.244.0.0/24 ip daddr 10.244.0.0/24 masquerade";
     assert!(script.contains(rule), "{script}");
     assert!(!script.contains("@loops"), "{script}");
 }
@@ -190,17 +198,31 @@ fn kernels_before_5_9_refuse_when_forwarding() {
     check("5.8.0-63-generic", Refusal::Forward);
     check("4.18.0-553.el8.x86_64", Refusal::Forward);
     check("", Refusal::Forward);
-    let script = full(&Frame { refusal: Refusal::Forward, ..frame() }, &Table::default());
+    let script = full(Frame { refusal: Refusal::Forward, ..frame() }, &Table::default());
     assert!(script.contains("refuse-forward { type filter hook forward priority -90; policy accept; }"), "{script}");
+}
+
+#[test]
+fn affinity_keeps_the_clients_of_backends_that_stay() {
+    let portal = Portal::of_service(Ipv4Addr::new(10, 0, 0, 5), Protocol::Tcp, 80);
+    let table =
+        |hosts: &[u8], sticky| Table::from(BTreeMap::from([(portal, Forward { backends: backends(hosts), sticky })]));
+    let script = updated(&table(&[2, 3], Some(60)), &table(&[3, 4], Some(60)));
+    assert!(!script.contains("set ip coracle-0a1b2c3d held-10.0.0.5-tcp-80-10.244.0.3-8080"), "{script}");
+    assert!(!script.contains("portals"), "the element leads to the same chain: {script}");
+    assert!(script.ends_with("delete set ip coracle-0a1b2c3d held-10.0.0.5-tcp-80-10.244.0.2-8080\n"), "{script}");
+    let script = updated(&table(&[2], Some(60)), &table(&[2], Some(90)));
+    assert!(script.contains("{ ip saddr timeout 90s }") && !script.contains("add set"), "{script}");
 }
 
 proptest! {
     #[test]
     fn deltas_one_by_one_make_what_a_full_load_makes(tables in prop::collection::vec(table(), 1..8)) {
-        let mut kernel = loaded(&Table::default());
+        let (mut kernel, mut ruleset) = (Kernel::default(), Ruleset::new(frame()));
         let mut held = Table::default();
+        kernel.run(&ruleset.full(&held));
         for next in tables {
-            kernel.run(&update(&frame(), &diff(&held, &next)));
+            kernel.run(&ruleset.update(&diff(&held, &next)));
             held = next;
             prop_assert_eq!(&kernel, &loaded(&held));
         }
@@ -209,15 +231,18 @@ proptest! {
     #[test]
     fn a_portal_reaches_its_backends_and_nothing_else(table in table()) {
         let kernel = loaded(&table);
-        for (portal, backends) in table.portals() {
-            let expected: BTreeSet<_> = backends.iter().map(value).collect();
-            prop_assert_eq!(kernel.reach(&key(portal)), expected);
+        for (portal, forward) in table.portals() {
+            let expected: BTreeSet<_> = forward.backends.iter().map(ToString::to_string).collect();
+            prop_assert_eq!(kernel.reach(portal), expected);
+            let refused = matches!(portal.at, Frontend::External(_)) && forward.refuses();
+            prop_assert_eq!(kernel.sets["refused"].1.contains_key(&key(portal)), refused);
         }
-        prop_assert_eq!(kernel.sets["portals"].1.len(), table.portals().len() - table.refusing());
+        let elements = kernel.sets["portals"].1.len() + kernel.sets["node-portals"].1.len();
+        prop_assert_eq!(elements, table.portals().len() - table.refusing());
     }
 
     #[test]
     fn the_same_table_makes_the_same_script(table in table()) {
-        prop_assert_eq!(full(&frame(), &table), full(&frame(), &table.clone()));
+        prop_assert_eq!(full(frame(), &table), full(frame(), &table.clone()));
     }
 }
