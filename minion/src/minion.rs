@@ -18,7 +18,7 @@ use std::{
 
 use coracle_api::{
     client::{Client, ClientError, ListParams, Reflector},
-    core::{Endpoints, Pod, Service},
+    core::{Endpoints, Node, Pod, Service},
 };
 use futures_util::FutureExt;
 use ipnet::Ipv4Net;
@@ -30,7 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     feed,
-    network::{NetworkConfig, NetworkError, PodNetwork, network_name},
+    network::{NetworkConfig, NetworkError, PodNetwork, PodRoutes, network_name},
     node::{
         Backoff,
         cluster::ClusterFacts,
@@ -70,6 +70,8 @@ pub struct MinionConfig {
     pub address: Option<IpAddr>,
     /// TCP listeners of this process, which pods' host ports must go around.
     pub own_listeners: Vec<SocketAddr>,
+    /// How the pods of other nodes are reached.
+    pub pod_routes: PodRoutes,
     /// Where services may have external addresses that this node answers for.
     pub external_ips: Vec<Ipv4Net>,
     /// The engine's socket; by default `DOCKER_HOST`, then `/var/run/docker.sock`.
@@ -89,6 +91,7 @@ impl MinionConfig {
             address: None,
             own_listeners: Vec::new(),
             external_ips: Vec::new(),
+            pod_routes: PodRoutes::default(),
             docker: None,
             root_dir: root_dir.into(),
             master_limit: MASTER_LIMIT,
@@ -161,10 +164,14 @@ impl Minion {
         let network = NetworkConfig {
             cluster_id: cluster.cluster_id.clone(),
             node: name.clone(),
+            address,
             pod_cidr,
+            pods_cidr: cluster.pod_cidr,
             service_cidr: cluster.service_cidr,
+            routes: config.pod_routes,
         };
-        let network = PodNetwork::ensure(engine.docker(), network).await?;
+        let (node_changes, nodes) = mpsc::channel(feed::QUEUE);
+        let network = PodNetwork::ensure(engine.docker(), network, nodes).await?;
         let docker = DockerConfig {
             cluster: cluster.cluster_id.clone(),
             node: name.clone(),
@@ -204,6 +211,8 @@ impl Minion {
         let reflector = Reflector::new(client.all::<Service>(), all.clone());
         let followers = vec![service_changes, portal_changes];
         parts.run("service watch", feed::run(reflector, followers, parts.token()));
+        let reflector = Reflector::new(client.all::<Node>(), all.clone());
+        parts.run("node watch", feed::run(reflector, vec![node_changes], parts.token()));
         let reflector = Reflector::new(client.all::<Endpoints>(), all);
         parts.run("endpoints watch", feed::run(reflector, vec![endpoints_changes], parts.token()));
 

@@ -246,6 +246,9 @@ mod tests {
         NetworkConfig {
             cluster_id: "0a1b2c3d".into(),
             node: "n1".into(),
+            address: std::net::Ipv4Addr::new(192, 0, 2, 11).into(),
+            pods_cidr: "10.244.0.0/16".parse().unwrap(),
+            routes: super::super::PodRoutes::Auto,
             pod_cidr: "10.244.3.0/24".parse().unwrap(),
             service_cidr: "10.0.0.0/16".parse().unwrap(),
         }

@@ -53,16 +53,16 @@ pub fn free_cidr(candidates: &[Ipv4Net], used: &[Ipv4Net]) -> Option<Ipv4Net> {
 /// `cluster_id` (a cluster does not stand in its own way) and without default routes.
 pub async fn used_cidrs(cluster_id: Option<&str>) -> Result<Vec<UsedCidr>, NetworkError> {
     let links = Links::open()?;
-    let own = cluster_id.map(super::bridge_name);
-    Ok(taken(links.cidrs().await?, own.as_deref()))
+    let own: Vec<_> = cluster_id.into_iter().flat_map(|id| [super::bridge_name(id), super::tunnel_name(id)]).collect();
+    Ok(taken(links.cidrs().await?, &own))
 }
 
 /// What of (interface, range) is really taken.
-fn taken(all: Vec<(String, Ipv4Net)>, own_bridge: Option<&str>) -> Vec<UsedCidr> {
+fn taken(all: Vec<(String, Ipv4Net)>, own: &[String]) -> Vec<UsedCidr> {
     let mut used: Vec<UsedCidr> = Vec::new();
     for (interface, cidr) in all {
         let cidr = cidr.trunc();
-        let named = Some(interface.as_str()) != own_bridge && cidr.prefix_len() > DEFAULT_ROUTE_PREFIX_MAX;
+        let named = !own.contains(&interface) && cidr.prefix_len() > DEFAULT_ROUTE_PREFIX_MAX;
         if named && !used.iter().any(|u| u.cidr == cidr) {
             used.push(UsedCidr { cidr, by: format!("interface {interface}") });
         }
@@ -112,10 +112,10 @@ mod tests {
         let all =
             [("eth0", "0.0.0.0/0"), ("tun0", "128.0.0.0/1"), ("cor-1", "10.244.0.1/24"), ("eth0", "192.0.2.2/24")];
         let all = || all.iter().map(|(i, c)| (i.to_string(), net(c))).collect::<Vec<_>>();
-        let used = |own| taken(all(), own).into_iter().map(|u| (u.by, u.cidr)).collect::<Vec<_>>();
+        let used = |own: &[String]| taken(all(), own).into_iter().map(|u| (u.by, u.cidr)).collect::<Vec<_>>();
         let lan = ("interface eth0".to_owned(), net("192.0.2.0/24"));
-        assert_eq!(used(Some("cor-1")), std::slice::from_ref(&lan));
-        assert_eq!(used(None), [("interface cor-1".to_owned(), net("10.244.0.0/24")), lan]);
+        assert_eq!(used(&["cor-1".to_owned()]), std::slice::from_ref(&lan));
+        assert_eq!(used(&[]), [("interface cor-1".to_owned(), net("10.244.0.0/24")), lan]);
     }
 
     proptest! {

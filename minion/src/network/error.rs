@@ -74,6 +74,17 @@ pub enum NetworkError {
         /// The limit.
         seconds: u64,
     },
+    /// An interface went away while it was set up.
+    #[error("{0} was removed meanwhile")]
+    Gone(String),
+    /// The packet filter refused.
+    #[error("iptables {rule}: {output}")]
+    Filter {
+        /// The arguments.
+        rule: String,
+        /// What the tool said.
+        output: String,
+    },
     /// No netlink socket.
     #[error("opening a netlink socket")]
     Socket(#[from] std::io::Error),
@@ -84,7 +95,12 @@ impl NetworkError {
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::Engine { .. } | Self::EngineTimeout { .. } | Self::Netlink { .. } | Self::NetlinkTimeout { .. }
+            Self::Engine { .. }
+                | Self::EngineTimeout { .. }
+                | Self::Netlink { .. }
+                | Self::NetlinkTimeout { .. }
+                | Self::Gone(_)
+                | Self::Filter { .. }
         )
     }
 }

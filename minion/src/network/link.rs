@@ -16,7 +16,7 @@ use rtnetlink::{
     },
 };
 
-use super::NetworkError;
+use super::{NetworkError, paths};
 
 /// The kernel answers at once; anything longer is a fault.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -85,6 +85,16 @@ impl Links {
         Ok(Self { handle })
     }
 
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// The addresses of interfaces: (interface, address and prefix).
+    pub(super) async fn interface_addresses(&self) -> Result<Vec<(u32, Ipv4Net)>, NetworkError> {
+        let addresses = self.addresses().await?;
+        Ok(addresses.iter().filter_map(|a| Some((a.header.index, address_cidr(a)?))).collect())
+    }
+
     /// The bridge as it is, or `None` where there is none.
     pub(super) async fn observe(&self, desired: &Desired) -> Result<Option<Observed>, NetworkError> {
         let links = self.links().await?;
@@ -139,7 +149,7 @@ impl Links {
         }
     }
 
-    /// Every address and route of the host: (interface, range).
+    /// Every address and route of the host but paths to pods of other nodes: (interface, range).
     pub(super) async fn cidrs(&self) -> Result<Vec<(String, Ipv4Net)>, NetworkError> {
         let links = self.links().await?;
         let name = |index: Option<u32>| {
@@ -151,11 +161,12 @@ impl Links {
         let addresses = self.addresses().await?;
         let routes = self.routes().await?;
         let of_addresses = addresses.iter().filter_map(|a| Some((name(Some(a.header.index)), address_cidr(a)?)));
-        let of_routes = routes.iter().filter_map(|r| Some((name(route_interface(r)), route_cidr(r)?)));
+        let foreign = routes.iter().filter(|r| r.header.protocol != paths::PROTOCOL);
+        let of_routes = foreign.filter_map(|r| Some((name(route_interface(r)), route_cidr(r)?)));
         Ok(of_addresses.chain(of_routes).collect())
     }
 
-    async fn links(&self) -> Result<Vec<LinkMessage>, NetworkError> {
+    pub(super) async fn links(&self) -> Result<Vec<LinkMessage>, NetworkError> {
         call("listing links", self.handle.link().get().execute().try_collect()).await
     }
 
@@ -164,14 +175,14 @@ impl Links {
     }
 
     /// IPv4 routes of all tables but the local one.
-    async fn routes(&self) -> Result<Vec<RouteMessage>, NetworkError> {
+    pub(super) async fn routes(&self) -> Result<Vec<RouteMessage>, NetworkError> {
         let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let all: Vec<_> = call("listing routes", self.handle.route().get(query).execute().try_collect()).await?;
         Ok(all.into_iter().filter(|r| r.header.table != TABLE_LOCAL).collect())
     }
 }
 
-async fn call<T>(
+pub(super) async fn call<T>(
     what: impl Into<String>,
     request: impl Future<Output = Result<T, rtnetlink::Error>>,
 ) -> Result<T, NetworkError> {
@@ -182,7 +193,7 @@ async fn call<T>(
     }
 }
 
-fn name_of(link: &LinkMessage) -> &str {
+pub(super) fn name_of(link: &LinkMessage) -> &str {
     let name = link.attributes.iter().find_map(|a| match a {
         LinkAttribute::IfName(name) => Some(name.as_str()),
         _ => None,
@@ -211,7 +222,7 @@ fn address_cidr(message: &AddressMessage) -> Option<Ipv4Net> {
     })
 }
 
-fn route_cidr(route: &RouteMessage) -> Option<Ipv4Net> {
+pub(super) fn route_cidr(route: &RouteMessage) -> Option<Ipv4Net> {
     let RouteHeader { destination_prefix_length, .. } = route.header;
     let destination = route.attributes.iter().find_map(|a| match a {
         RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(*ip),
@@ -220,14 +231,14 @@ fn route_cidr(route: &RouteMessage) -> Option<Ipv4Net> {
     Ipv4Net::new(destination.unwrap_or(Ipv4Addr::UNSPECIFIED), destination_prefix_length).ok()
 }
 
-fn route_interface(route: &RouteMessage) -> Option<u32> {
+pub(super) fn route_interface(route: &RouteMessage) -> Option<u32> {
     route.attributes.iter().find_map(|a| match a {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,
     })
 }
 
-fn route_source(route: &RouteMessage) -> Option<Ipv4Addr> {
+pub(super) fn route_source(route: &RouteMessage) -> Option<Ipv4Addr> {
     route.attributes.iter().find_map(|a| match a {
         RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => Some(*ip),
         _ => None,

@@ -1,9 +1,14 @@
-//! The pod network of one node: a Docker bridge network on the node's pod range, and the route
-//! that makes the service range reachable (and unable to leave the host).
+//! The pod network of one node: a Docker bridge network on the node's pod range, the paths to the
+//! pods of other nodes, and the route that makes the service range reachable (and unable to leave
+//! the host).
+//!
+//! * [`bridge`]: the engine's network. [`link`]: the bridge in the kernel.
+//! * [`paths`]: routes and tunnel to other nodes.
+//! * [`forward`]: what the engine's packet filter must let through.
 //!
 //! Owns the Docker network `coracle-<cluster>`, its bridge `cor-<cluster>` and what is set on that
-//! bridge. Owns no packet filter rule; those are the proxy's and Docker's. Routes to other nodes
-//! are not made here.
+//! bridge, routes with a protocol number of our own, the tunnel `cox-<cluster>`, and rules in the
+//! engine's chain for the user's rules. All other packet filter rules are the proxy's and Docker's.
 //!
 //! Invariant: the service range is routed onto the bridge, never off the host. A connection from
 //! the host to a portal therefore has a route and the bridge's address as its source even on a
@@ -12,25 +17,39 @@
 mod bridge;
 mod cidr;
 mod error;
+mod forward;
 mod link;
+mod paths;
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use bollard::Docker;
-use futures_util::StreamExt;
+use coracle_api::{client::Change, core::Node};
+use futures_util::{StreamExt, stream};
 use ipnet::Ipv4Net;
 use rtnetlink::MulticastGroup;
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use cidr::{UsedCidr, free_cidr, overlap, pod_candidates, service_candidates, used_cidrs};
 pub use error::NetworkError;
+use forward::Exceptions;
 use link::{Desired, Links};
+
+pub use paths::PodRoutes;
+use paths::{Peers, Place, tunnel_name};
+
+use crate::proxy::monitor::Monitor;
 
 /// Least time between two checks, so that a storm of link events costs little.
 const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Time to the next check when no event comes: the net below lost events.
 const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(10);
+/// From a change of a node to the change of its path, so that those of many go together.
+const NODE_DELAY: Duration = Duration::from_millis(10);
 /// Time to the next try after a failed one.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// The largest prefix that leaves room for a gateway and pods.
@@ -51,12 +70,18 @@ pub fn bridge_name(cluster_id: &str) -> String {
 pub struct NetworkConfig {
     /// The cluster's id: 8 hex digits.
     pub cluster_id: String,
-    /// The node's name, for the label.
+    /// The node's name.
     pub node: String,
+    /// Where other nodes reach this one.
+    pub address: IpAddr,
     /// The node's part of the cluster's pod range.
     pub pod_cidr: Ipv4Net,
+    /// The cluster's pod range.
+    pub pods_cidr: Ipv4Net,
     /// The cluster's service range.
     pub service_cidr: Ipv4Net,
+    /// How other nodes' pods are reached.
+    pub routes: PodRoutes,
 }
 
 /// The address of a node on its bridge: the first of its pod range, with its prefix.
@@ -77,6 +102,21 @@ impl NetworkConfig {
             gateway: self.gateway(),
             service_cidr: self.service_cidr.trunc(),
         }
+    }
+
+    fn place(&self) -> Place {
+        Place {
+            cluster_id: self.cluster_id.clone(),
+            mode: self.routes,
+            address: paths::place_address(self.address),
+            gateway: self.gateway().addr(),
+            pod_cidr: self.pod_cidr,
+            pods_cidr: self.pods_cidr,
+        }
+    }
+
+    fn exceptions(&self) -> Exceptions {
+        Exceptions { bridge: bridge_name(&self.cluster_id), pods_cidr: self.pods_cidr }
     }
 
     fn check(&self) -> Result<(), NetworkError> {
@@ -107,15 +147,24 @@ pub struct PodNetwork {
 impl PodNetwork {
     /// Makes the network exist and starts to keep it so: adopts it if it is right, replaces it if
     /// it is wrong and unused, and restores within a second what someone (or a restart of the
-    /// engine) takes away.
+    /// engine) takes away. Paths to other nodes follow `nodes`; those of a minion that ran before
+    /// stay until the first list.
     ///
     /// # Errors
     ///
     /// Ranges that overlap something, a network that is not ours or in use with other addresses,
     /// an engine or kernel that refuses.
-    pub async fn ensure(docker: &Docker, config: NetworkConfig) -> Result<Self, NetworkError> {
-        let config =
-            NetworkConfig { pod_cidr: config.pod_cidr.trunc(), service_cidr: config.service_cidr.trunc(), ..config };
+    pub async fn ensure(
+        docker: &Docker,
+        config: NetworkConfig,
+        nodes: mpsc::Receiver<Change<Node>>,
+    ) -> Result<Self, NetworkError> {
+        let config = NetworkConfig {
+            pod_cidr: config.pod_cidr.trunc(),
+            pods_cidr: config.pods_cidr.trunc(),
+            service_cidr: config.service_cidr.trunc(),
+            ..config
+        };
         config.check()?;
         let links = Links::open()?;
         // Subscribed first, so that nothing is missed between the first check and the watch.
@@ -125,8 +174,14 @@ impl PodNetwork {
             MulticastGroup::Ipv4Route,
         ])?;
         let connection = tokio::spawn(connection);
-        let mut keeper =
-            Keeper { docker: docker.clone(), config: config.clone(), links, cut_off: Vec::new(), reunited: false };
+        let mut keeper = Keeper {
+            docker: docker.clone(),
+            config: config.clone(),
+            links,
+            peers: Peers::default(),
+            cut_off: Vec::new(),
+            reunited: false,
+        };
         keeper.restore_network().await?;
         keeper.check().await?;
         tracing::info!(network = network_name(&config.cluster_id), cidr = %config.pod_cidr, "pod network ready");
@@ -134,7 +189,7 @@ impl PodNetwork {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
-            keeper.run(events.map(drop), stopped).await;
+            keeper.run(stream::select(events.map(drop), filter_changes()), nodes, stopped).await;
             connection.abort();
         });
         Ok(Self { config, stop, keeper: Some(task) })
@@ -175,7 +230,20 @@ impl Drop for PodNetwork {
 /// Removes the cluster's network, with its bridge and routes, for a reset. Its containers must
 /// have been removed before. Gone already is success.
 pub async fn remove(docker: &Docker, cluster_id: &str) -> Result<(), NetworkError> {
+    forward::remove(&bridge_name(cluster_id)).await?;
+    Links::open()?.remove_tunnel(cluster_id).await?;
+    // The kernel takes the other paths away with the bridge's address, which is their source.
     bridge::remove(docker, cluster_id).await
+}
+
+/// Tells of changes of the engine's packet filter, where the kernel announces them.
+fn filter_changes() -> impl futures_util::Stream<Item = ()> {
+    let monitor = Monitor::open("filter").inspect_err(|error| tracing::debug!(%error, "looking by time")).ok();
+    // Boxed, so that it can be polled where it stands.
+    Box::pin(stream::unfold(monitor, |monitor| async {
+        let mut monitor = monitor?;
+        monitor.next().await.ok().map(|_| ((), Some(monitor)))
+    }))
 }
 
 /// The task that compares and restores.
@@ -184,6 +252,7 @@ struct Keeper {
     docker: Docker,
     config: NetworkConfig,
     links: Links,
+    peers: Peers,
     /// Containers that a repair has taken off the network and not put back yet.
     cut_off: Vec<bridge::Member>,
     /// Whether all containers are on the network, as far as repairs go: the last one may have ended
@@ -219,7 +288,28 @@ impl Keeper {
             tracing::debug!(bridge = desired.bridge, step = ?step, "setting the pod network right");
             self.links.apply(&desired, observed.index, &step).await?;
         }
-        if self.reunited { Ok(()) } else { self.reunite().await }
+        if !self.reunited {
+            self.reunite().await?;
+        }
+        self.config.exceptions().ensure().await?;
+        self.check_paths().await
+    }
+
+    async fn check_paths(&self) -> Result<(), NetworkError> {
+        let Some(peers) = self.peers.others(&self.config.node) else { return Ok(()) };
+        let place = self.config.place();
+        let (observed, segments) = self.links.observe_paths(&place).await?;
+        let desired = paths::desired(&place, &segments, &peers);
+        let steps = paths::plan(&desired, &observed);
+        for step in &steps {
+            tracing::debug!(step = ?step, "setting the paths to other nodes right");
+            self.links.apply_path(&place, step).await?;
+        }
+        if !desired.unreached.is_empty() && !steps.is_empty() {
+            let nodes = &desired.unreached;
+            tracing::warn!(?nodes, "not on a segment of this host, so not reached with direct routes only");
+        }
+        Ok(())
     }
 
     /// The bridge is not there. Docker makes it only with the network, so the network is made anew
@@ -249,15 +339,27 @@ impl Keeper {
         Ok(())
     }
 
-    async fn run(mut self, events: impl futures_util::Stream<Item = ()>, stop: CancellationToken) {
+    async fn run(
+        mut self,
+        events: impl futures_util::Stream<Item = ()>,
+        mut nodes: mpsc::Receiver<Change<Node>>,
+        stop: CancellationToken,
+    ) {
         let mut events = std::pin::pin!(events);
         let mut next = Instant::now() + CHECK_INTERVAL_MAX;
         let mut failing = false;
         let mut listening = true;
+        let mut following = true;
         loop {
-            // All arms are cancel-safe: a token, a stream's `next` and a sleep keep no progress.
+            // All arms are cancel-safe: a token, a stream's `next`, a queue and a sleep keep no progress.
             tokio::select! {
                 () = stop.cancelled() => return,
+                change = nodes.recv(), if following => {
+                    following = change.is_some();
+                    change.into_iter().for_each(|change| self.peers.apply(change));
+                    next = next.min(Instant::now() + if failing { RETRY_INTERVAL } else { NODE_DELAY });
+                    continue;
+                }
                 event = events.next(), if listening => {
                     listening = event.is_some();
                     next = next.min(Instant::now() + if failing { RETRY_INTERVAL } else { CHECK_INTERVAL_MIN });
@@ -288,6 +390,9 @@ mod tests {
         NetworkConfig {
             cluster_id: "0a1b2c3d".into(),
             node: "n".into(),
+            address: Ipv4Addr::new(192, 0, 2, 11).into(),
+            pods_cidr: pod.parse().unwrap(),
+            routes: PodRoutes::Auto,
             pod_cidr: pod.parse().unwrap(),
             service_cidr: service.parse().unwrap(),
         }

@@ -15,7 +15,7 @@ mod conntrack;
 mod driver;
 mod error;
 pub mod inputs;
-mod monitor;
+pub(crate) mod monitor;
 pub mod nft;
 mod nftables;
 pub mod table;

@@ -26,7 +26,7 @@ const ENOBUFS: i32 = 105;
 
 /// What was heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(crate) enum Heard {
     /// Someone else changed our table.
     ForeignChange,
     /// Announcements were lost: anything may have happened.
@@ -34,7 +34,7 @@ pub(super) enum Heard {
 }
 
 /// A subscription to changes of one table.
-pub(super) struct Monitor {
+pub(crate) struct Monitor {
     socket: TokioSocket,
     table: String,
     own: VecDeque<u32>,
@@ -48,7 +48,7 @@ impl std::fmt::Debug for Monitor {
 
 impl Monitor {
     /// Listens from now on. Needs root.
-    pub(super) fn open(table: &str) -> io::Result<Self> {
+    pub(crate) fn open(table: &str) -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
         socket.socket_mut().bind_auto()?;
         socket.socket_ref().set_rx_buf_sz(BUFFER_BYTES)?;
@@ -57,7 +57,7 @@ impl Monitor {
     }
 
     /// Changes by this process are our own. A netlink socket's default port is its process' id.
-    pub(super) fn expect(&mut self, pid: u32) {
+    pub(crate) fn expect(&mut self, pid: u32) {
         if self.own.len() == OWN_MAX {
             self.own.pop_front();
         }
@@ -65,7 +65,7 @@ impl Monitor {
     }
 
     /// The next thing of interest. Cancel-safe: a datagram is read whole or not at all.
-    pub(super) async fn next(&mut self) -> io::Result<Heard> {
+    pub(crate) async fn next(&mut self) -> io::Result<Heard> {
         loop {
             match self.socket.recv_from_full().await {
                 Ok((datagram, _)) => {

@@ -7,12 +7,16 @@ use std::{
 };
 
 use bollard::Docker;
-use coracle_api::client::Client;
+use coracle_api::{
+    client::{Change, Client},
+    core::Node,
+};
 use coracle_minion::{
-    network::{self, NetworkConfig, NetworkError, PodNetwork, bridge_name, network_name},
+    network::{self, NetworkConfig, NetworkError, PodNetwork, PodRoutes, bridge_name, network_name},
     proxy::{self, Proxy, ProxyConfig},
 };
 use serde_json::json;
+use tokio::sync::mpsc;
 
 use super::{
     master::Master,
@@ -64,6 +68,9 @@ impl Scene {
         NetworkConfig {
             cluster_id: self.cluster.into(),
             node: "test".into(),
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            pods_cidr: self.pod_cidr.parse().unwrap(),
+            routes: PodRoutes::Auto,
             pod_cidr: self.pod_cidr.parse().unwrap(),
             service_cidr: self.service_cidr.parse().unwrap(),
         }
@@ -110,6 +117,11 @@ impl Drop for Scene {
     }
 }
 
+/// News of no other node.
+fn alone() -> mpsc::Receiver<Change<Node>> {
+    mpsc::channel(1).1
+}
+
 fn engine() -> Docker {
     Docker::connect_with_local_defaults().unwrap()
 }
@@ -127,7 +139,7 @@ fn ask(ip: &str, port: u16) -> std::io::Result<String> {
 async fn pods_on_docker_reach_services_each_other_and_themselves() {
     let scene = Scene::new("7e57d001", "10.213.1.0/24", "10.212.0.0/16");
     scene.import_image();
-    let network = PodNetwork::ensure(&engine(), scene.config()).await.unwrap();
+    let network = PodNetwork::ensure(&engine(), scene.config(), alone()).await.unwrap();
     assert_eq!(network.gateway().to_string(), "10.213.1.1");
     let (a, b) = (scene.serve("a"), scene.serve("b"));
 
@@ -174,7 +186,7 @@ async fn pods_on_docker_reach_services_each_other_and_themselves() {
 async fn the_pod_network_is_adopted_restored_and_removed() {
     let scene = Scene::new("7e57d002", "10.213.2.0/24", "10.214.0.0/16");
     let bridge = bridge_name(scene.cluster);
-    let network = PodNetwork::ensure(&engine(), scene.config()).await.unwrap();
+    let network = PodNetwork::ensure(&engine(), scene.config(), alone()).await.unwrap();
     let id = |name: &str| sh(&format!("docker network inspect -f {{{{.Id}}}} {name}"));
     let first = id(&network.name());
     let route = format!("{} dev {bridge}", scene.service_cidr);
@@ -199,11 +211,11 @@ async fn the_pod_network_is_adopted_restored_and_removed() {
 
     let kept = id(&network_name(scene.cluster));
     assert_ne!(kept, first, "a deleted bridge needs a new network");
-    PodNetwork::ensure(&engine(), scene.config()).await.unwrap().shutdown().await;
+    PodNetwork::ensure(&engine(), scene.config(), alone()).await.unwrap().shutdown().await;
     assert_eq!(id(&network_name(scene.cluster)), kept, "the right network is adopted");
 
     let moved = NetworkConfig { pod_cidr: "10.213.3.0/24".parse().unwrap(), ..scene.config() };
-    PodNetwork::ensure(&engine(), moved.clone()).await.unwrap().shutdown().await;
+    PodNetwork::ensure(&engine(), moved.clone(), alone()).await.unwrap().shutdown().await;
     assert_ne!(id(&network_name(scene.cluster)), kept, "a wrong network that nobody uses is replaced");
     assert!(sh(&format!("ip addr show {bridge}")).contains("inet 10.213.3.1/24"));
 
@@ -212,7 +224,7 @@ async fn the_pod_network_is_adopted_restored_and_removed() {
     assert!(!routed());
 
     sh(&format!("docker network create --label {LABEL} --subnet 10.213.2.128/25 {}", scene.foreign()));
-    let error = PodNetwork::ensure(&engine(), scene.config()).await.unwrap_err();
+    let error = PodNetwork::ensure(&engine(), scene.config(), alone()).await.unwrap_err();
     assert!(matches!(error, NetworkError::Overlap { .. }), "{error}");
     let expected = format!("--pod-cidr 10.213.2.0/24 overlaps 10.213.2.128/25 of Docker network {}", scene.foreign());
     assert!(error.to_string().starts_with(&expected), "{error}");
