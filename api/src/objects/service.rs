@@ -35,6 +35,11 @@ pub fn portal_claim(address: &impl std::fmt::Display) -> String {
     format!("portals/{address}")
 }
 
+/// What a service with this node port claims.
+pub fn node_port_claim(protocol: &str, port: u16) -> String {
+    format!("node-ports/{}-{port}", protocol.to_ascii_lowercase())
+}
+
 impl TypedObject for Service {
     fn row() -> &'static Kind {
         &KIND
@@ -81,8 +86,13 @@ impl TypedObject for Service {
     }
 
     fn claims(&self) -> Vec<String> {
-        let portal = self.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()).unwrap_or_default();
-        if portal.is_empty() || portal == NO_PORTAL { Vec::new() } else { vec![portal_claim(&portal)] }
+        let Some(spec) = &self.spec else { return Vec::new() };
+        let portal = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != NO_PORTAL);
+        let node_ports = spec.ports.iter().flatten().filter_map(|port| {
+            let number = port.node_port.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0)?;
+            Some(node_port_claim(port.protocol.as_deref().unwrap_or("TCP"), number))
+        });
+        portal.map(|ip| portal_claim(&ip)).into_iter().chain(node_ports).collect()
     }
 
     fn spec_changed(&self, old: &Self) -> bool {

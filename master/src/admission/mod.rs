@@ -9,6 +9,7 @@ pub(crate) mod binding;
 mod cluster_ip;
 pub(crate) mod dependents;
 mod namespace;
+mod node_ports;
 mod removal;
 
 use std::sync::Arc;
@@ -62,6 +63,7 @@ impl Admission {
                 Box::new(namespace::MustExist),
                 Box::new(namespace::Deletion),
                 Box::new(cluster_ip::Allocator::new(services)),
+                Box::new(node_ports::Allocator),
             ],
         }
     }
