@@ -325,6 +325,31 @@ async fn every_service_gets_an_address_of_its_own() {
 }
 
 #[tokio::test]
+async fn node_ports_are_given_out_kept_and_given_back() {
+    let master = Master::start().await;
+    let of_type = |name: &str, type_: &str, node_port: i32| {
+        let mut service = service(name);
+        service["spec"]["type"] = type_.into();
+        service["spec"]["ports"] = json!([{"port": 80, "nodePort": node_port}]);
+        service
+    };
+    let created = master.post(SERVICES, &of_type("a", "NodePort", 0)).await.expect(201).json();
+    let given = created["spec"]["ports"][0]["nodePort"].as_i64().unwrap() as i32;
+    assert!((30_000..=32_767).contains(&given), "{created}");
+    master.post(SERVICES, &of_type("b", "NodePort", given)).await.refused(422, "has this node port");
+    master.post(SERVICES, &of_type("b", "NodePort", 80)).await.refused(422, "must be between 30000 and 32767");
+    let mut update = created.clone();
+    update["spec"]["ports"] = json!([{"port": 80}]);
+    let updated = master.put(&format!("{SERVICES}/a"), &update).await.expect(200).json();
+    assert_eq!(updated["spec"]["ports"][0]["nodePort"], given, "an update that does not say keeps it");
+    let mut internal = updated;
+    internal["spec"]["type"] = "ClusterIP".into();
+    let internal = master.put(&format!("{SERVICES}/a"), &internal).await.expect(200).json();
+    assert_eq!(internal["spec"]["ports"][0].get("nodePort"), None);
+    master.post(SERVICES, &of_type("b", "LoadBalancer", given)).await.expect(201);
+}
+
+#[tokio::test]
 async fn a_full_service_range_is_said_to_be_full() {
     let master = Master::start().await;
     let services = master.client.namespaced::<Service>("default");
