@@ -6,8 +6,8 @@
 //!                                       number of backends widest portal
 //!                        ──portals──> stick-PORTAL ──held, or random──> to-PORTAL-BACKEND ──> dnat
 //!                                       session affinity: chains and sets of its own
+//!                        ──to the service range, but to no portal──> refuse
 //! nat postrouting        who must come back through this node is translated
-//! filter prerouting, output ──still to the service range──> refuse
 //! ```
 //!
 //! Every service is elements of maps, never chains of its own (unless it has session affinity, which
@@ -313,14 +313,30 @@ impl Frame {
         for protocol in PROTOCOLS {
             s.add("set", &node_ports(protocol), "{ type inet_service; }");
         }
+        s.add("chain", "refuse", "");
+        s.rule("refuse", "meta l4proto tcp reject with tcp reset");
+        s.rule("refuse", "reject with icmp type port-unreachable");
         let (by_address, by_port) = (Lane::Address.key(), Lane::Node.key());
-        // `priority dstnat` is refused on the output hook, so it is written as a number.
+        // What is addressed to the service range and no portal answers goes no further. (A UDP client on
+        // the node itself gets EPERM from `send` first, as from any drop on the output hook, then
+        // ECONNREFUSED.)
+        let unanswered = [format!("ip daddr {service_cidr} goto refuse"), format!("{by_address} @refused goto refuse")];
+        // `priority dstnat` is refused on the output hook, so it is written as a number. The kernel asks
+        // these chains about the first packet of a flow only, so refusing here costs the others nothing.
         for hook in ["prerouting", "output"] {
             s.add("chain", hook, format_args!("{{ type nat hook {hook} priority -100; policy accept; }}"));
             s.rule(hook, format_args!("ip daddr {service_cidr} {by_address} vmap @portals"));
             s.rule(hook, format_args!("ip daddr @externals {by_address} vmap @portals"));
+            if hook == "output" || *refusal == Refusal::Prerouting {
+                unanswered.iter().for_each(|rule| s.rule(hook, rule));
+            }
             // The kernel takes no packet of loopback elsewhere.
             s.rule(hook, format_args!("ip daddr != 127.0.0.0/8 fib daddr type local {by_port} vmap @node-portals"));
+        }
+        if *refusal == Refusal::Forward {
+            let chain = "refuse-forward";
+            s.add("chain", chain, "{ type filter hook forward priority -90; policy accept; }");
+            unanswered.iter().for_each(|rule| s.rule(chain, rule));
         }
 
         // Who comes from outside through this node must go back through it.
@@ -345,23 +361,6 @@ impl Frame {
         s.rule("postrouting", "ct status dnat ct original ip daddr @externals jump translate");
         // To itself: nothing is translated, by anybody.
         s.rule("postrouting", format_args!("ip saddr {pod_cidr} ip daddr {pods_cidr} snat to ip saddr"));
-
-        // What is still addressed to the service range after translation was answered by no portal.
-        // Docker's own filter would drop it in silence. (A UDP client on the node itself gets EPERM from
-        // `send` first, as from any drop on the output hook, then ECONNREFUSED.)
-        s.add("chain", "refuse", "");
-        s.rule("refuse", "meta l4proto tcp reject with tcp reset");
-        s.rule("refuse", "reject with icmp type port-unreachable");
-        let foreign = match refusal {
-            Refusal::Prerouting => "prerouting",
-            Refusal::Forward => "forward",
-        };
-        for hook in [foreign, "output"] {
-            let chain = format!("refuse-{hook}");
-            s.add("chain", &chain, format_args!("{{ type filter hook {hook} priority -90; policy accept; }}"));
-            s.rule(&chain, format_args!("ip daddr {service_cidr} goto refuse"));
-            s.rule(&chain, format_args!("ct state new {by_address} @refused goto refuse"));
-        }
     }
 }
 
