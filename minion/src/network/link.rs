@@ -20,6 +20,9 @@ use super::{NetworkError, paths};
 
 /// The kernel answers at once; anything longer is a fault.
 const LIMIT: Duration = Duration::from_secs(5);
+/// How long the bridge asks for a pod's hardware address: twice, 50 ms apart. The kernel's own 3 s are
+/// for networks that lose packets, and a client of a dead pod would wait that long to be refused.
+const PATIENCE: [(&str, &str); 2] = [("mcast_solicit", "2"), ("retrans_time_ms", "50")];
 /// Routes of the host's own addresses; they repeat the addresses.
 const TABLE_LOCAL: u8 = 255;
 
@@ -40,6 +43,8 @@ pub(super) struct Observed {
     pub(super) addresses: Vec<Ipv4Net>,
     /// Source addresses of routes of the service range onto the bridge.
     pub(super) service_routes: Vec<Option<Ipv4Addr>>,
+    /// Whether it gives up on an address that nobody has as soon as we want.
+    pub(super) gives_up: bool,
     /// Ports of the bridge that do not send a frame back where it came from.
     pub(super) plain_ports: Vec<u32>,
 }
@@ -50,6 +55,7 @@ pub(super) enum Step {
     Up,
     AddAddress(Ipv4Net),
     SetServiceRoute,
+    GiveUp,
     Hairpin(u32),
 }
 
@@ -68,8 +74,15 @@ pub(super) fn plan(desired: &Desired, observed: &Observed) -> Vec<Step> {
     if !observed.service_routes.contains(&Some(desired.gateway.addr())) || !steps.is_empty() {
         steps.push(Step::SetServiceRoute);
     }
+    if !observed.gives_up {
+        steps.push(Step::GiveUp);
+    }
     steps.extend(observed.plain_ports.iter().map(|port| Step::Hairpin(*port)));
     steps
+}
+
+fn patience(bridge: &str, name: &str) -> String {
+    format!("/proc/sys/net/ipv4/neigh/{bridge}/{name}")
 }
 
 /// A netlink connection. Its background task ends when the last handle is dropped.
@@ -111,6 +124,9 @@ impl Links {
                 .filter(|r| route_interface(r) == Some(index) && route_cidr(r) == Some(desired.service_cidr))
                 .map(route_source)
                 .collect(),
+            gives_up: PATIENCE.iter().all(|(name, value)| {
+                std::fs::read_to_string(patience(&desired.bridge, name)).is_ok_and(|now| now.trim() == *value)
+            }),
             plain_ports: links.iter().filter(|l| is_plain_port(l, index)).map(|l| l.header.index).collect(),
         }))
     }
@@ -137,6 +153,15 @@ impl Links {
                     .build();
                 let add = self.handle.route().add(route).replace();
                 call(format!("routing {cidr} onto {bridge}"), add.execute()).await
+            }
+            Step::GiveUp => {
+                for (name, value) in PATIENCE {
+                    let path = patience(bridge, name);
+                    if let Err(error) = std::fs::write(&path, value) {
+                        tracing::debug!(path, %error, "pod addresses that nobody has are refused late");
+                    }
+                }
+                Ok(())
             }
             Step::Hairpin(port) => {
                 let set = LinkBridgePort::new(*port).hairpin(true).build();
@@ -260,7 +285,8 @@ mod tests {
     fn settled() -> Observed {
         let gateway = desired().gateway;
         let service_routes = vec![Some(gateway.addr())];
-        Observed { index: 7, up: true, addresses: vec![gateway], service_routes, plain_ports: Vec::new() }
+        let (up, gives_up) = (true, true);
+        Observed { index: 7, up, addresses: vec![gateway], service_routes, gives_up, plain_ports: Vec::new() }
     }
 
     #[test]
@@ -274,6 +300,7 @@ mod tests {
         let address = Step::AddAddress(desired().gateway);
         check(Observed { service_routes: vec![], ..settled() }, &[Step::SetServiceRoute]);
         check(Observed { service_routes: vec![None], ..settled() }, &[Step::SetServiceRoute]);
+        check(Observed { gives_up: false, ..settled() }, &[Step::GiveUp]);
         check(Observed { plain_ports: vec![9, 11], ..settled() }, &[Step::Hairpin(9), Step::Hairpin(11)]);
         check(Observed { addresses: vec![], ..settled() }, &[address.clone(), Step::SetServiceRoute]);
         check(

@@ -172,6 +172,10 @@ async fn pods_on_docker_reach_services_each_other_and_themselves() {
     assert_eq!(scene.ask_from("b", "10.212.0.6", 80).as_deref(), Some("a"), "pod to pod");
     // Needs the bridge port in hairpin mode, which the pod network sets when the port appears.
     assert_eq!(scene.ask_from("a", "10.212.0.6", 80).as_deref(), Some("a"), "pod to itself");
+    let started = std::time::Instant::now();
+    let nobody = blocking(|| ask("10.213.1.200", 80)).await.unwrap_err();
+    assert_eq!(nobody.kind(), std::io::ErrorKind::HostUnreachable);
+    assert!(started.elapsed() < Duration::from_millis(500), "a pod address that nobody has: {:?}", started.elapsed());
     for portal in ["10.212.0.7", "10.212.9.9"] {
         let refused = blocking(move || ask(portal, 80)).await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{portal}");
