@@ -5,6 +5,7 @@
 mod api;
 mod cluster;
 mod machine;
+mod proxy;
 mod store;
 
 use anyhow::Result;
@@ -32,6 +33,11 @@ enum What {
     Heal,
     /// The master over HTTP: requests, watches, memory; needs nothing but the binary.
     Api(Box<api::ApiArgs>),
+    /// The paths to a container: direct, through each data plane, through its peers; needs root.
+    Proxy(proxy::ProxyArgs),
+    /// One data plane, for the measurement above.
+    #[command(hide = true)]
+    Plane(proxy::PlaneArgs),
     /// The embedded store beside the bare disk; needs nothing.
     Store(store::StoreArgs),
 }
@@ -40,6 +46,8 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     match cli.what.unwrap_or(What::All) {
         What::Api(args) => api::run(*args),
+        What::Proxy(args) => proxy::run(&args),
+        What::Plane(args) => proxy::run_plane(&args),
         What::Store(args) => store::run(&args),
         What::All => cluster::run(cluster::Figures::ALL, cli.rounds),
         What::Start => cluster::run(cluster::Figures::START, cli.rounds),

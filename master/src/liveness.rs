@@ -66,6 +66,11 @@ impl Liveness {
         }
     }
 
+    /// Whether it ever beat to this master.
+    pub fn has_heard(&self, node: &str) -> bool {
+        self.beats.lock().unwrap_or_else(PoisonError::into_inner).contains_key(node)
+    }
+
     /// Forgets a minion that was deleted.
     pub fn forget(&self, node: &str) {
         self.beats.lock().unwrap_or_else(PoisonError::into_inner).remove(node);

@@ -10,6 +10,7 @@ pub(crate) mod garbage;
 pub(crate) mod master_services;
 pub(crate) mod namespaces;
 pub(crate) mod nodes;
+pub(crate) mod relocation;
 pub(crate) mod replication;
 
 use std::{collections::BTreeMap, future::Future, panic::AssertUnwindSafe, time::Duration};
