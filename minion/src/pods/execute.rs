@@ -34,6 +34,10 @@ pub(super) const RESTARTS_MAX: usize = 2;
 const POST_START_LIMIT: Duration = Duration::from_secs(600);
 /// What a container gets between its preStop hook and SIGKILL, however long the hook took.
 const GRACE_AFTER_HOOK_MIN: Duration = Duration::from_secs(2);
+/// Pods that moved away while this minion was cut off are stopped before another starts: they may hold
+/// its ports, and what it is given may be the very pod that must not run twice. Longer than their
+/// grace.
+const LEAVING_MAX: Duration = Duration::from_secs(15);
 /// Waiting for the first word of a registry when the image is here already.
 const REGISTRY_SILENCE_MAX: Duration = Duration::from_secs(10);
 
@@ -44,6 +48,8 @@ pub(super) struct Shared<R, P> {
     pub(super) runtime: Arc<R>,
     pub(super) report: Arc<P>,
     pub(super) volumes: Volumes,
+    /// How many pods that a list no longer named are still being stopped.
+    pub(super) leaving: watch::Sender<usize>,
     pub(super) starts: Semaphore,
     pub(super) restarts: Semaphore,
     pub(super) pulls: Semaphore,
@@ -108,6 +114,17 @@ impl<R: Runtime, P: Report> Step<'_, R, P> {
 
     /// A permit to start something, or `None` when told to give up while waiting for it.
     async fn permit(&self, restart: bool) -> Option<SemaphorePermit<'_>> {
+        if !restart {
+            let mut leaving = self.shared.leaving.subscribe();
+            let stopped = tokio::time::timeout(LEAVING_MAX, leaving.wait_for(|leaving| *leaving == 0));
+            // Cancel-safe: both only wait.
+            tokio::select! {
+                biased;
+                () = self.job.cancel.cancelled() => return None,
+                // Late or not: what does not stop must not keep others from running.
+                _ = stopped => {}
+            }
+        }
         // Cancel-safe: a permit that is not taken stays with its semaphore.
         tokio::select! {
             biased;

@@ -126,6 +126,7 @@ impl Manager {
         let (services, services_seen) = watch::channel(Arc::default());
         let shared = Shared {
             volumes: Volumes::new(&config.root),
+            leaving: watch::Sender::new(0),
             starts: Semaphore::new(config.starts_max.max(1)),
             restarts: Semaphore::new(RESTARTS_MAX),
             pulls: Semaphore::new(config.pulls_max.max(1)),
