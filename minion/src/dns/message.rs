@@ -8,6 +8,7 @@ use std::time::Duration;
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{DNSClass, RData, Record, RecordType},
+    serialize::binary::{BinEncodable, BinEncoder},
 };
 
 use super::answer::Answer;
@@ -19,6 +20,8 @@ const DATAGRAM_MIN: u16 = 512;
 /// What a message behind a length of two bytes may have.
 pub(super) const STREAM_MAX: u16 = u16::MAX;
 const HEADER_BYTES: usize = 12;
+/// Of EDNS without options.
+const EDNS_BYTES: u16 = 11;
 /// The longest that others' answers are kept.
 const KEEP_MAX: Duration = Duration::from_secs(3600);
 /// The longest that it is kept that there is nothing.
@@ -108,34 +111,43 @@ pub(super) fn encode(request: &Request, answer: Answer, limit: u16) -> Vec<u8> {
         edns.set_max_payload(DATAGRAM_MAX);
         message.edns = Some(edns);
     }
-    let limit = usize::from(limit);
-    loop {
-        let bytes = message.to_vec().unwrap_or_default();
-        // The encoder leaves out what is more than a message can have at all, and counts the rest.
-        let count =
-            |at: usize| bytes.get(at..at + 2).map_or(0, |count| usize::from(u16::from_be_bytes([count[0], count[1]])));
-        let written = count(6);
-        let whole = written == message.answers.len()
-            && count(8) == message.authorities.len()
-            && count(10) == message.additionals.len() + usize::from(message.edns.is_some());
-        if whole && bytes.len() <= limit {
-            return bytes;
-        }
-        if !message.additionals.is_empty() {
-            message.additionals.clear();
-            continue;
-        }
-        message.metadata.truncation = true;
-        if message.answers.is_empty() {
-            if message.authorities.is_empty() {
-                let failed = Message::error_msg(request.id, OpCode::Query, ResponseCode::ServFail);
-                return failed.to_vec().unwrap_or_default();
-            }
-            message.authorities.clear();
-        }
-        let fitting = written * limit / bytes.len().max(1);
-        message.answers.truncate(fitting.min(message.answers.len().saturating_sub(1)));
+    let fits = |message: &Message| message.to_vec().ok().filter(|bytes| is_whole(message, bytes, limit));
+    if let Some(bytes) = fits(&message) {
+        return bytes;
     }
+    message.additionals.clear();
+    if let Some(bytes) = fits(&message) {
+        return bytes;
+    }
+    message.metadata.truncation = true;
+    message.authorities.clear();
+    message.answers.truncate(fitting(&message, limit));
+    fits(&message).unwrap_or_else(|| {
+        let failed = Message::error_msg(request.id, OpCode::Query, ResponseCode::ServFail);
+        failed.to_vec().unwrap_or_default()
+    })
+}
+
+/// Whether an encoded message is within its limit, and the encoder has left out nothing: it does so
+/// with what is more than a message can have at all.
+fn is_whole(message: &Message, bytes: &[u8], limit: u16) -> bool {
+    let additionals = message.additionals.len() + usize::from(message.edns.is_some());
+    let counts = [message.answers.len(), message.authorities.len(), additionals];
+    bytes.len() <= usize::from(limit) && (6..).step_by(2).zip(counts).all(|(at, count)| count_at(bytes, at) == count)
+}
+
+/// How many of its answers a message of this limit can have.
+fn fitting(message: &Message, limit: u16) -> usize {
+    let mut bytes = Vec::new();
+    let mut encoder = BinEncoder::new(&mut bytes);
+    encoder.set_max_size(limit.saturating_sub(EDNS_BYTES));
+    let emitted = message.emit(&mut encoder);
+    if emitted.is_ok() { count_at(&bytes, 6) } else { 0 }
+}
+
+/// A count of the header.
+fn count_at(bytes: &[u8], at: usize) -> usize {
+    bytes.get(at..at + 2).map_or(0, |count| usize::from(u16::from_be_bytes([count[0], count[1]])))
 }
 
 /// Asks an upstream.
