@@ -249,7 +249,7 @@ impl<'a> Target<'a> {
 
     fn find(&self, path: &[&str], rng: &mut impl Rng) -> Found {
         match (path, &self.facts.place) {
-            ([], Place::Alias(target)) => Found::Alias(target.clone()),
+            ([], Place::Alias(target)) => Found::Alias(Name::clone(target)),
             (_, Place::Alias(_)) => Found::Missing,
             ([], Place::Portal(ip)) => Found::records(vec![RData::A(A(*ip))]),
             ([], Place::Headless) => Found::some(self.addresses(rng, |_| true)),
@@ -331,7 +331,7 @@ fn pointers(zone: &Zone, ip: Ipv4Addr) -> Found {
         return Found::some(service_name(site, namespace, name, "").map(|n| RData::PTR(PTR(n))).into_iter().collect());
     }
     let mut names = Vec::new();
-    for (namespace, name) in zone.endpoints_at(ip).iter().take(RECORDS_MAX) {
+    for (namespace, name) in zone.endpoints_at(ip).take(RECORDS_MAX) {
         let Some(service) = Target::of(zone, namespace, name) else { continue };
         let addresses = service.subsets.iter().flat_map(|subset| &subset.addresses);
         for address in addresses.filter(|address| address.ip == ip && service.visible(address)) {

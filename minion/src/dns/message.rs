@@ -171,7 +171,7 @@ pub(super) fn reply_to(id: u16, question: &Query, bytes: &[u8]) -> Option<Messag
     }
     let message = Message::from_vec(bytes).ok()?;
     let is_reply = message.metadata.message_type == MessageType::Response && message.metadata.op_code == OpCode::Query;
-    (is_reply && message.queries == [question.clone()]).then_some(message)
+    (is_reply && message.queries == std::slice::from_ref(question)).then_some(message)
 }
 
 /// How long an upstream's answer may be kept; `None` for one that may not.

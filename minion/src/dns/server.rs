@@ -98,7 +98,7 @@ pub(super) struct Service {
 enum Response {
     Nothing,
     Now(Vec<u8>),
-    Later(Request, Answer),
+    Later(Box<(Request, Answer)>),
 }
 
 impl Service {
@@ -120,7 +120,7 @@ impl Service {
                 let answer = message::complete(answer, &known.message, known.age);
                 Response::Now(message::encode(&request, answer, limit))
             }
-            None => Response::Later(request, answer),
+            None => Response::Later(Box::new((request, answer))),
         }
     }
 
@@ -177,7 +177,7 @@ async fn datagrams(service: Arc<Service>, socket: Arc<UdpSocket>, tasks: TaskTra
                 send(&socket, &bytes, from);
                 continue;
             }
-            Response::Later(request, answer) => (request, answer),
+            Response::Later(pending) => *pending,
         };
         let limit = request.datagram_limit();
         let Ok(permit) = Arc::clone(&forwards).try_acquire_owned() else {
@@ -237,7 +237,10 @@ async fn converse(service: &Service, mut stream: TcpStream) -> io::Result<()> {
         let bytes = match service.respond(&buffer[..len], |_| message::STREAM_MAX) {
             Response::Nothing => return Ok(()),
             Response::Now(bytes) => bytes,
-            Response::Later(request, answer) => service.finish(&request, answer, message::STREAM_MAX).await,
+            Response::Later(pending) => {
+                let (request, answer) = *pending;
+                service.finish(&request, answer, message::STREAM_MAX).await
+            }
         };
         let length = u16::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidData)?;
         let bytes = [&length.to_be_bytes(), bytes.as_slice()].concat();

@@ -4,7 +4,11 @@
 //! address; a change touches the entries of its object only. What a change means is worked out
 //! before the zone is locked ([`Update`]), and what it replaces is dropped after.
 
-use std::{collections::HashMap, mem, net::Ipv4Addr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    mem,
+    net::Ipv4Addr,
+};
 
 use coracle_api::{
     TypedObject,
@@ -36,7 +40,7 @@ pub(super) enum Place {
     /// Its endpoints have.
     Headless,
     /// It is another name for something.
-    Alias(Name),
+    Alias(Box<Name>),
 }
 
 /// A named port.
@@ -162,18 +166,13 @@ pub(super) struct EndpointSets {
     listed: bool,
     named: ByName<Box<[Subset]>>,
     /// A pod may serve several services.
-    at: HashMap<Ipv4Addr, Vec<Key>>,
+    at: BTreeSet<(Ipv4Addr, Key)>,
 }
 
 impl EndpointSets {
     fn insert(&mut self, key: Key, subsets: Box<[Subset]>) -> Option<Box<[Subset]>> {
         let before = self.remove(&key);
-        for ip in addresses(&subsets) {
-            let keys = self.at.entry(ip).or_default();
-            if !keys.contains(&key) {
-                keys.push(key.clone());
-            }
-        }
+        self.at.extend(addresses(&subsets).map(|ip| (ip, key.clone())));
         self.named.insert(key, subsets);
         before
     }
@@ -181,12 +180,7 @@ impl EndpointSets {
     fn remove(&mut self, key: &Key) -> Option<Box<[Subset]>> {
         let before = self.named.remove(key)?;
         for ip in addresses(&before) {
-            if let Some(keys) = self.at.get_mut(&ip) {
-                keys.retain(|k| k != key);
-                if keys.is_empty() {
-                    self.at.remove(&ip);
-                }
-            }
+            self.at.remove(&(ip, key.clone()));
         }
         Some(before)
     }
@@ -307,8 +301,9 @@ impl Zone {
     }
 
     /// The services that have an endpoint at an address.
-    pub(super) fn endpoints_at(&self, ip: Ipv4Addr) -> &[Key] {
-        self.endpoints.at.get(&ip).map_or(&[], |keys| keys)
+    pub(super) fn endpoints_at(&self, ip: Ipv4Addr) -> impl Iterator<Item = &Key> {
+        let first = (ip, Key::default());
+        self.endpoints.at.range(first..).take_while(move |(at, _)| *at == ip).map(|(_, key)| key)
     }
 }
 
@@ -324,7 +319,7 @@ fn service_facts(service: &Service) -> Option<ServiceFacts> {
     let place = if spec.type_.as_deref() == Some("ExternalName") {
         let mut target = Name::from_ascii(spec.external_name.as_deref()?).ok()?;
         target.set_fqdn(true);
-        Place::Alias(target)
+        Place::Alias(target.into())
     } else {
         match spec.cluster_ip.as_deref()? {
             "None" => Place::Headless,

@@ -94,7 +94,7 @@ fn what_was_not_asked_for_goes_first_and_then_the_client_is_sent_to_tcp() {
         assert!(bytes.len() <= usize::from(limit));
         let message = Message::from_vec(&bytes).unwrap();
         assert!(message.metadata.recursion_available && message.metadata.recursion_desired);
-        assert_eq!(message.queries, [request.question.clone()]);
+        assert_eq!(message.queries, std::slice::from_ref(&request.question));
         assert!(message.edns.is_some());
         (message.answers.len(), message.additionals.len(), message.metadata.truncation)
     };
