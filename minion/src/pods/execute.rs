@@ -20,6 +20,7 @@ use super::{
     naming::uid_of,
     operations::{Action, Outcome, Pull},
     report::{PodEvent, Report, ReportError},
+    resolver::{self, Resolvers, resolv_conf},
     restart,
 };
 use crate::{
@@ -274,8 +275,9 @@ impl<R: Runtime, P: Report> Step<'_, R, P> {
         container: &Container,
         around: &Surroundings<'_>,
     ) -> Result<Vec<String>, String> {
+        let dns = self.shared.config.dns.clone().filter(|_| !resolver::is_mounted(container));
         let mounts = container.volume_mounts.as_deref().unwrap_or_default();
-        if mounts.is_empty() {
+        if mounts.is_empty() && dns.is_none() {
             return Ok(Vec::new());
         }
         let mut container = container.clone();
@@ -288,8 +290,20 @@ impl<R: Runtime, P: Report> Step<'_, R, P> {
             }
         }
         let (volumes, pod) = (self.shared.volumes.clone(), Arc::clone(pod));
-        let binds = tokio::task::spawn_blocking(move || volumes.binds(&pod, &container)).await;
-        binds.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+        let binds = tokio::task::spawn_blocking(move || {
+            let mut binds = volumes.binds(&pod, &container).map_err(|e| e.to_string())?;
+            if let Some(dns) = dns {
+                let around = Resolvers {
+                    cluster: dns.server.borrow().map(|server| server.ip()),
+                    domain: &dns.domain,
+                    host: &dns.host.read(),
+                };
+                let path = volumes.resolv_conf(&pod, &resolv_conf(&pod, around).to_string())?;
+                binds.push(resolver::bind(&path, &container)?);
+            }
+            Ok(binds)
+        });
+        binds.await.map_err(|e| e.to_string())?
     }
 
     async fn run_hook(&self, pod: &Pod, name: &str, id: &ContainerId) -> Outcome {

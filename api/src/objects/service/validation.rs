@@ -132,7 +132,6 @@ pub(super) fn warnings(spec: &ServiceSpec) -> Vec<String> {
     let rows = [
         (type_ == "NodePort", "spec.type NodePort", "the service is reached at its clusterIP"),
         (type_ == "LoadBalancer", "spec.type LoadBalancer", "the service is reached at its clusterIP"),
-        (type_ == "ExternalName", "spec.type ExternalName", "the name has no DNS record"),
         (
             spec.session_affinity.as_deref() == Some("ClientIP"),
             "spec.sessionAffinity",
