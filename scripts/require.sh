@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the named purposes need and the machine lacks, through its package manager, and
-# says so. Purposes: build, docker, images, proxy, etcd, bench-proxy.
+# says so. Purposes: build, docker, images, proxy, etcd, hosts, bench-proxy.
 set -euo pipefail
 
 # After su, Debian leaves the folders of dockerd, service and nft out.
@@ -100,6 +100,11 @@ for purpose in "$@"; do
     etcd)
       need etcd etcd-server etcd etcd
       need openssl openssl openssl openssl
+      ;;
+    hosts)
+      need ip iproute2 iproute iproute2
+      need iptables iptables iptables iptables
+      need nsenter util-linux util-linux util-linux
       ;;
     *) fail "no such purpose: $purpose" ;;
   esac

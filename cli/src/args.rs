@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::{kubecfg::flags::parse_go_duration, session::DEFAULT_MASTER};
 
@@ -82,6 +82,11 @@ pub(crate) struct ServerArgs {
     /// Address of the API
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
+    /// Who may call besides this host, for an address that others reach. There is no authentication:
+    /// whoever can send from there, pods of these hosts included, controls the cluster and, through
+    /// it, is root on every minion
+    #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',')]
+    pub(crate) allow_from: Vec<IpNet>,
     /// Socket of the Docker engine [default: DOCKER_HOST, then /var/run/docker.sock]
     #[arg(long, value_name = "SOCK")]
     pub(crate) docker: Option<String>,

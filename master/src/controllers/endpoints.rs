@@ -21,8 +21,8 @@ pub(crate) const FIRST_CONTAINER_PORT: &str = "io.coracle.v1beta1/container-port
 /// The services that the master itself stands behind; it writes their endpoints.
 pub(crate) const MASTER_SERVICES: [&str; 2] = ["kubernetes", "kubernetes-ro"];
 
-/// Tells endpoints that this loop made from those that a user did. As current Kubernetes.
-const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
+/// Tells endpoints that a loop made from those that a user did. As current Kubernetes.
+pub(super) const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const MANAGER: &str = "endpoint-controller";
 
 /// Keeps the endpoints of every service with a selector.

@@ -56,6 +56,12 @@ pub(crate) fn start(loops: &Loops, tasks: &TaskTracker, stop: &CancellationToken
         beat: loops.beat,
     };
     spawn("nodes", nodes.run(stop.clone()).boxed());
+    let masters = master_services::MasterEndpoints {
+        registry: registry(),
+        announcements: loops.coordinator.announcements(),
+        own: loops.advertised,
+    };
+    spawn("master endpoints", masters.run(stop.clone()).boxed());
     spawn("events", events::expire(registry(), stop.clone()).boxed());
 }
 

@@ -1,6 +1,6 @@
 //! The queue, and all loops together over a memory store.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use coracle_api::{
     Object, TypedObject,
@@ -66,12 +66,17 @@ impl World {
     }
 
     async fn with_pods_in(pod_cidr: &str) -> Self {
+        Self::with(pod_cidr, None).await
+    }
+
+    async fn with(pod_cidr: &str, advertised: Option<SocketAddr>) -> Self {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let registry = Registry::open(Arc::new(MemoryStore::default()), &tasks, stop.clone()).await.unwrap();
         let loops = Loops {
             registry: registry.clone(),
             liveness: Arc::new(Liveness::default()),
             coordinator: Arc::new(Alone::new("this")),
+            advertised,
             pod_cidr: pod_cidr.parse().unwrap(),
             beat: Duration::from_secs(2),
             failed: CancellationToken::new(),
@@ -224,6 +229,27 @@ async fn the_services_of_the_master_lead_nowhere() {
     let subsets = |w: &World, name: &str| w.registry.get_typed::<Endpoints>("default", name)?.subsets;
     world.until("the other has endpoints", |w| subsets(w, "web").filter(|s| !s.is_empty())).await;
     assert_eq!((subsets(&world, "kubernetes"), subsets(&world, "kubernetes-ro")), (None, None));
+}
+
+#[tokio::test]
+async fn the_services_of_a_master_that_others_reach_lead_to_it() {
+    let world = World::with("10.244.0.0/16", Some("192.0.2.10:8080".parse().unwrap())).await;
+    let found = |w: &World, name: &str| {
+        let subset = w.registry.get_typed::<Endpoints>("default", name)?.subsets?.pop()?;
+        Some((subset.addresses?.pop()?.ip, subset.ports?.pop()?.port))
+    };
+    let expected = || Some(("192.0.2.10".to_owned(), 8080));
+    for name in ["kubernetes", "kubernetes-ro"] {
+        world.until("the endpoints are there", |w| (found(w, name) == expected()).then_some(())).await;
+        world.registry.delete(Endpoints::row(), "default", name, Expected::Any).await.unwrap();
+        world.until("they are there again", |w| (found(w, name) == expected()).then_some(())).await;
+        let clear = |endpoints: &mut Endpoints| {
+            endpoints.subsets = None;
+            Ok(true)
+        };
+        world.registry.modify("default", name, clear).await.unwrap();
+        world.until("they are right again", |w| (found(w, name) == expected()).then_some(())).await;
+    }
 }
 
 #[tokio::test]
