@@ -20,6 +20,8 @@ use super::NetworkError;
 
 /// The kernel answers at once; anything longer is a fault.
 const LIMIT: Duration = Duration::from_secs(5);
+/// Of the service route. It is the net below: the service proxy may have a better one.
+const SERVICE_ROUTE_METRIC: u32 = 1024;
 /// Routes of the host's own addresses; they repeat the addresses.
 const TABLE_LOCAL: u8 = 255;
 
@@ -38,7 +40,7 @@ pub(super) struct Observed {
     pub(super) index: u32,
     pub(super) up: bool,
     pub(super) addresses: Vec<Ipv4Net>,
-    /// Source addresses of routes of the service range onto the bridge.
+    /// Source addresses of routes of the service range onto the bridge with the right metric.
     pub(super) service_routes: Vec<Option<Ipv4Addr>>,
     /// Ports of the bridge that do not send a frame back where it came from.
     pub(super) plain_ports: Vec<u32>,
@@ -99,6 +101,7 @@ impl Links {
             service_routes: routes
                 .iter()
                 .filter(|r| route_interface(r) == Some(index) && route_cidr(r) == Some(desired.service_cidr))
+                .filter(|r| route_metric(r) == Some(SERVICE_ROUTE_METRIC))
                 .map(route_source)
                 .collect(),
             plain_ports: links.iter().filter(|l| is_plain_port(l, index)).map(|l| l.header.index).collect(),
@@ -123,6 +126,7 @@ impl Links {
                     .destination_prefix(cidr.network(), cidr.prefix_len())
                     .output_interface(index)
                     .pref_source(desired.gateway.addr())
+                    .priority(SERVICE_ROUTE_METRIC)
                     .scope(RouteScope::Link)
                     .build();
                 let add = self.handle.route().add(route).replace();
@@ -223,6 +227,13 @@ fn route_cidr(route: &RouteMessage) -> Option<Ipv4Net> {
 fn route_interface(route: &RouteMessage) -> Option<u32> {
     route.attributes.iter().find_map(|a| match a {
         RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
+fn route_metric(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Priority(metric) => Some(*metric),
         _ => None,
     })
 }
