@@ -3,14 +3,15 @@
 //! * [`inputs`]: services and endpoints as their watches showed them. Pure.
 //! * [`table`]: where each portal leads, and what differs between two tables. Pure.
 //! * [`driver`]: follows the watches and carries tables over into a [`driver::DataPlane`].
-//! * [`nftables`], [`nft`], [`monitor`], [`conntrack`]: the data plane in the kernel.
+//! * [`nftables`], [`nft`], [`monitor`], [`conntrack`], [`admission`]: the data plane in the kernel.
 //!
-//! Owns the nftables table `coracle-<cluster>` and nothing else of the packet filter; the route of
+//! Owns the nftables table `coracle-<cluster>` and one rule in Docker's filter; the route of
 //! the service range is the pod network's.
 //!
 //! Invariant: what is addressed to the service range and answered by no portal is refused on this
 //! host. Rules outlive the process: pods keep their services while a minion restarts.
 
+mod admission;
 mod conntrack;
 mod driver;
 mod error;

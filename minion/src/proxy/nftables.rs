@@ -5,11 +5,13 @@ use std::{io, net::SocketAddrV4, process::Stdio, time::Duration};
 use tokio::{io::AsyncWriteExt, process::Command, time::Instant};
 
 use super::{
-    ProxyConfig, ProxyError, conntrack,
+    ProxyConfig, ProxyError,
+    admission::Admission,
+    conntrack,
     driver::DataPlane,
     monitor::{Heard, Monitor},
     nft::{self, Frame, Masquerade, Refusal, Ruleset},
-    table::{Delta, Portal, Table},
+    table::{Delta, Frontend, Portal, Table},
 };
 use crate::network;
 
@@ -31,6 +33,7 @@ const KERNEL_RELEASE: &str = "/proc/sys/kernel/osrelease";
 pub(super) struct Nftables {
     ruleset: Ruleset,
     monitor: Option<Monitor>,
+    admission: Admission,
     next_look: Instant,
     next_verify: Instant,
 }
@@ -50,6 +53,7 @@ impl Nftables {
         Self {
             ruleset: Ruleset::new(frame),
             monitor: None,
+            admission: Admission::new(&config.cluster_id),
             next_look: now + LOOK_INTERVAL,
             next_verify: now + VERIFY_INTERVAL,
         }
@@ -106,12 +110,18 @@ impl DataPlane for Nftables {
         self.listen();
         self.ruleset.frame.masquerade = masquerade_now();
         let script = self.ruleset.full(table);
-        self.transaction("the full table", &script).await
+        self.transaction("the full table", &script).await?;
+        self.admission.keep(table.portals().keys().any(from_outside)).await;
+        Ok(())
     }
 
     async fn update(&mut self, delta: &Delta) -> Result<(), ProxyError> {
         let script = self.ruleset.update(delta);
-        self.transaction("a change", &script).await
+        self.transaction("a change", &script).await?;
+        if delta.portals.iter().any(|(portal, (_, new))| from_outside(portal) && new.is_some()) {
+            self.admission.keep(true).await;
+        }
+        Ok(())
     }
 
     async fn cut(&mut self, flows: &[(Portal, SocketAddrV4)]) {
@@ -139,6 +149,7 @@ impl DataPlane for Nftables {
             if now >= self.next_verify {
                 // Moved only when done: a look that is cancelled is taken again.
                 let intact = self.intact().await;
+                self.admission.restore().await;
                 self.next_verify = Instant::now() + VERIFY_INTERVAL;
                 if !intact {
                     return "the table is not as it was loaded";
@@ -148,8 +159,14 @@ impl DataPlane for Nftables {
     }
 }
 
+/// Whether clients of other hosts come to it.
+fn from_outside(portal: &Portal) -> bool {
+    !matches!(portal.at, Frontend::Service(_))
+}
+
 /// Removes the cluster's table.
 pub(super) async fn remove(cluster_id: &str) -> Result<(), ProxyError> {
+    Admission::new(cluster_id).remove().await;
     let script = nft::remove(&nft::table_name(cluster_id));
     match run("the removal of the table", &["-f", "-"], &script, |_| {}).await {
         // Without the tool there can be no table.
