@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use coracle_minion::proxy::ProxyMode;
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::{kubecfg::flags::parse_go_duration, session::DEFAULT_MASTER};
@@ -99,6 +100,19 @@ pub(crate) struct ServerArgs {
     /// Addresses of services
     #[arg(long, value_name = "CIDR")]
     pub(crate) service_cidr: Option<Ipv4Net>,
+    #[command(flatten)]
+    pub(crate) proxy: ProxyArgs,
+}
+
+/// The service proxy of a minion.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub(crate) struct ProxyArgs {
+    /// How services are served: auto (nftables where it can be used), nftables, or userspace
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub(crate) proxy_mode: ProxyMode,
+    /// Where services may have external addresses that this node answers for [default: nowhere]
+    #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',')]
+    pub(crate) external_ips: Vec<Ipv4Net>,
 }
 
 /// The store of a master.
@@ -180,6 +194,8 @@ pub(crate) struct MinionArgs {
     /// Directory of the pods' volumes
     #[arg(long, value_name = "DIR", default_value = "/var/lib/coracle")]
     pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) proxy: ProxyArgs,
 }
 
 /// `coracle reset`
@@ -410,6 +426,8 @@ mod tests {
             "coracle up --data-dir /d --listen 127.0.0.1:0 --docker unix:///s --pod-cidr 10.1.0.0/16 --service-cidr 10.2.0.0/16",
             "coracle master --name a",
             "coracle minion --master http://h:1,http://i:1 --name a --address 10.0.0.1 --docker /s --data-dir /d",
+            "coracle up --proxy-mode userspace --external-ips 203.0.113.0/24,198.51.100.7/32",
+            "coracle minion --proxy-mode nftables --external-ips 203.0.113.0/24",
             "coracle reset --data-dir /d --yes",
             "coracle up --store etcd://a:1,b:2/x --etcd-user u --etcd-password-file /p",
             "coracle master --store etcds://a:1 --etcd-ca /ca --etcd-cert /c --etcd-key /k",

@@ -42,7 +42,7 @@ use crate::{
         tunnel,
     },
     pods::{self, ApiReporter, Manager, PodDns, PodQuery},
-    proxy::{self, ProxyConfig},
+    proxy::{self, ProxyConfig, ProxyMode},
     record::{DirLock, Record},
     runtime::{
         RuntimeError,
@@ -75,6 +75,8 @@ pub struct MinionConfig {
     pub pod_routes: PodRoutes,
     /// Where services may have external addresses that this node answers for.
     pub external_ips: Vec<Ipv4Net>,
+    /// Which data plane serves services.
+    pub proxy_mode: ProxyMode,
     /// The engine's socket; by default `DOCKER_HOST`, then `/var/run/docker.sock`.
     pub docker: Option<String>,
     /// The minion's directory: its record and the pods' volumes.
@@ -93,6 +95,7 @@ impl MinionConfig {
             own_listeners: Vec::new(),
             external_ips: Vec::new(),
             pod_routes: PodRoutes::default(),
+            proxy_mode: ProxyMode::default(),
             docker: None,
             root_dir: root_dir.into(),
             master_limit: MASTER_LIMIT,
@@ -197,6 +200,7 @@ impl Minion {
             pods_cidr: cluster.pod_cidr,
             pod_cidr,
             external: config.external_ips,
+            mode: config.proxy_mode,
         };
         let feeds = proxy::Feeds { services: portals, endpoints: backends };
         parts.run("service proxy", proxy::run(proxy, feeds, proxy_synced, parts.token()));

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use coracle_api::client::Client;
-use coracle_minion::proxy::{Proxy, ProxyConfig};
+use coracle_minion::proxy::{Proxy, ProxyConfig, ProxyMode};
 
 use super::{
     Mode,
@@ -74,8 +74,11 @@ pub(crate) fn run(args: &PlaneArgs) -> Result<()> {
             pods_cidr: PODS_CIDR.parse()?,
             pod_cidr: POD_CIDR.parse()?,
             external: Vec::new(),
+            mode: match args.mode {
+                Mode::Nftables => ProxyMode::Nftables,
+                Mode::Userspace => ProxyMode::Userspace,
+            },
         };
-        ensure!(args.mode == Mode::Nftables, "not yet");
         let proxy = Proxy::start(&Client::new(MASTER)?, config);
         proxy.ready().await;
         ensure!(*proxy.synced().borrow(), "the proxy ended before its table was loaded");

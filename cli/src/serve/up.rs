@@ -41,6 +41,7 @@ pub(crate) async fn up(args: ServerArgs) -> Result<()> {
     let url = url(&args, &master);
     let mut config = MinionConfig::new(&url, args.store.data_dir.join(MINION_DIR));
     (config.name, config.docker) = (args.name, args.docker);
+    (config.proxy_mode, config.external_ips) = (args.proxy.proxy_mode, args.proxy.external_ips);
     config.master_limit = MASTER_LIMIT;
     config.own_listeners = vec![master.address()];
     let running = run_minion(config, &mut signals, |minion| {
@@ -91,6 +92,7 @@ pub(crate) async fn minion(args: MinionArgs, masters: &str) -> Result<()> {
     say(&format!("master: {masters}"));
     let mut config = MinionConfig::new(masters, args.data_dir.join(MINION_DIR));
     (config.name, config.address, config.docker) = (args.name, args.address, args.docker);
+    (config.proxy_mode, config.external_ips) = (args.proxy.proxy_mode, args.proxy.external_ips);
     run_minion(config, &mut signals, |minion| {
         say(&format!("ready: {} with pods in {}", minion.name(), minion.pod_cidr()));
     })
