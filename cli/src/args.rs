@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use coracle_minion::proxy::ProxyMode;
+use coracle_minion::{network::PodRoutes, proxy::ProxyMode};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::{kubecfg::flags::parse_go_duration, session::DEFAULT_MASTER};
@@ -101,15 +101,18 @@ pub(crate) struct ServerArgs {
     #[arg(long, value_name = "CIDR")]
     pub(crate) service_cidr: Option<Ipv4Net>,
     #[command(flatten)]
-    pub(crate) proxy: ProxyArgs,
+    pub(crate) network: NetworkArgs,
 }
 
 /// The service proxy of a minion.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
-pub(crate) struct ProxyArgs {
+pub(crate) struct NetworkArgs {
     /// How services are served: auto (nftables where it can be used), nftables, or userspace
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub(crate) proxy_mode: ProxyMode,
+    /// How pods of other nodes are reached: auto (direct on a shared segment, else VXLAN), direct, or vxlan
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub(crate) pod_routes: PodRoutes,
     /// Where services may have external addresses that this node answers for [default: nowhere]
     #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',')]
     pub(crate) external_ips: Vec<Ipv4Net>,
@@ -195,7 +198,7 @@ pub(crate) struct MinionArgs {
     #[arg(long, value_name = "DIR", default_value = "/var/lib/coracle")]
     pub(crate) data_dir: PathBuf,
     #[command(flatten)]
-    pub(crate) proxy: ProxyArgs,
+    pub(crate) network: NetworkArgs,
 }
 
 /// `coracle reset`

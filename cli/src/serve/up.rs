@@ -20,7 +20,7 @@ use super::{
     say,
     store::store_config,
 };
-use crate::args::{MinionArgs, ServerArgs};
+use crate::args::{MinionArgs, NetworkArgs, ServerArgs};
 
 /// Parts of the data directory.
 pub(super) const MASTER_DIR: &str = "master";
@@ -41,7 +41,7 @@ pub(crate) async fn up(args: ServerArgs) -> Result<()> {
     let url = url(&args, &master);
     let mut config = MinionConfig::new(&url, args.store.data_dir.join(MINION_DIR));
     (config.name, config.docker) = (args.name, args.docker);
-    (config.proxy_mode, config.external_ips) = (args.proxy.proxy_mode, args.proxy.external_ips);
+    config = with_network(config, args.network);
     config.master_limit = MASTER_LIMIT;
     config.own_listeners = vec![master.address()];
     let running = run_minion(config, &mut signals, |minion| {
@@ -61,6 +61,11 @@ pub(crate) async fn up(args: ServerArgs) -> Result<()> {
     within_second_signal(&mut signals, master.shutdown()).await?;
     say("stopped; the next `coracle up` finds the pods again");
     result
+}
+
+fn with_network(config: MinionConfig, args: NetworkArgs) -> MinionConfig {
+    let NetworkArgs { proxy_mode, pod_routes, external_ips } = args;
+    MinionConfig { proxy_mode, pod_routes, external_ips, ..config }
 }
 
 /// A master alone.
@@ -92,7 +97,7 @@ pub(crate) async fn minion(args: MinionArgs, masters: &str) -> Result<()> {
     say(&format!("master: {masters}"));
     let mut config = MinionConfig::new(masters, args.data_dir.join(MINION_DIR));
     (config.name, config.address, config.docker) = (args.name, args.address, args.docker);
-    (config.proxy_mode, config.external_ips) = (args.proxy.proxy_mode, args.proxy.external_ips);
+    config = with_network(config, args.network);
     run_minion(config, &mut signals, |minion| {
         say(&format!("ready: {} with pods in {}", minion.name(), minion.pod_cidr()));
     })
