@@ -25,6 +25,7 @@ mod kernel;
 mod master;
 mod outside;
 mod repair;
+mod rolling;
 mod services;
 mod site;
 mod userspace;

@@ -12,7 +12,7 @@ use std::{
     net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd,
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -82,12 +82,14 @@ pub(crate) enum BridgeNetfilter {
 /// The namespaces; removed when dropped.
 pub(crate) struct Site {
     name: String,
+    /// Addresses of pods that serve nobody any more.
+    retired: Arc<Mutex<BTreeSet<&'static str>>>,
 }
 
 impl Site {
     pub(crate) fn new(netfilter: BridgeNetfilter) -> Self {
         remove_leftovers();
-        let site = Self { name: format!("{PREFIX}-{}", std::process::id()) };
+        let site = Self { name: format!("{PREFIX}-{}", std::process::id()), retired: Arc::default() };
         for part in ["h", "up", "p1", "p2", "p3"] {
             let ns = site.ns(part);
             sh(&format!("ip netns add {ns}"));
@@ -191,7 +193,7 @@ impl Site {
     pub(crate) fn on_node<F: Future<Output = ()>>(&self, body: impl FnOnce() -> F + Send + 'static) {
         self.within("h", move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), body()).await.expect("too slow") });
+            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(600), body()).await.expect("too slow") });
         });
     }
 
@@ -199,10 +201,15 @@ impl Site {
     fn serve(&self, pod: &str, ip: &'static str) {
         let (tcp, udp) =
             self.within(pod, move || (TcpListener::bind((ip, PORT)).unwrap(), UdpSocket::bind((ip, PORT)).unwrap()));
+        let retired = self.retired.clone();
         std::thread::spawn(move || {
             for stream in tcp.incoming() {
+                let retired = retired.clone();
                 std::thread::spawn(move || -> std::io::Result<()> {
                     let mut stream = stream?;
+                    if retired.lock().unwrap().contains(ip) {
+                        return Ok(());
+                    }
                     writeln!(stream, "{ip} {}", stream.peer_addr()?.ip())?;
                     let mut buffer = [0; 256];
                     loop {
@@ -222,6 +229,16 @@ impl Site {
                 udp.send_to(format!("{ip} {}", from.ip()).as_bytes(), from)?;
             }
         });
+    }
+
+    /// Has a pod serve new connections, or end them without a word.
+    pub(crate) fn retire(&self, ip: &'static str, retired: bool) {
+        let mut all = self.retired.lock().unwrap();
+        if retired {
+            all.insert(ip)
+        } else {
+            all.remove(ip)
+        };
     }
 
     /// Connects from a part; the greeting, or the error and how long it took.

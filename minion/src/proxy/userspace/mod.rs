@@ -119,14 +119,17 @@ impl Userspace {
     }
 
     async fn ensure_running(&mut self) -> Result<&mut Running, ProxyError> {
-        if self.running.is_none() {
-            let namespace = Namespace::open(&self.cluster_id).await?;
-            let links = Links::open(&namespace).await?;
-            let failed = |source| ProxyError::Open { what: "threads for the portals", source };
-            let workers = Workers::start(&self.budget).map_err(failed)?;
-            self.running = Some(Running { namespace, links, workers });
-        }
-        self.running.as_mut().ok_or(ProxyError::Missing)
+        let running = match self.running.take() {
+            Some(running) => running,
+            None => {
+                let namespace = Namespace::open(&self.cluster_id).await?;
+                let links = Links::open(&namespace).await?;
+                let failed = |source| ProxyError::Open { what: "threads for the portals", source };
+                let workers = Workers::start(&self.budget).map_err(failed)?;
+                Running { namespace, links, workers }
+            }
+        };
+        Ok(self.running.insert(running))
     }
 
     /// Makes the way to the portals as it must be.

@@ -5,7 +5,8 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, VecDeque},
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, HashSet},
     io::{self, ErrorKind, IoSlice, IoSliceMut},
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::{AsRawFd, OwnedFd},
@@ -85,8 +86,9 @@ pub(super) struct Flows {
     budget: Budget,
     max: usize,
     table: RefCell<HashMap<Key, Flow>>,
-    /// Each flow once, with when it was used as far as this queue knows; in that order.
-    order: RefCell<VecDeque<(Instant, Key)>>,
+    /// Each flow with when it was used, as far as this knows: not later than it was. The first ones
+    /// are brought up to date when it matters.
+    order: RefCell<BinaryHeap<Reverse<(Instant, Key)>>>,
     filled: Notify,
 }
 
@@ -98,7 +100,7 @@ impl Flows {
 
     /// Ends flows of portals to backends.
     pub(super) fn cut(&self, gone: &[(Portal, SocketAddrV4)]) {
-        let gone: std::collections::HashSet<_> = gone.iter().copied().collect();
+        let gone: HashSet<_> = gone.iter().copied().collect();
         self.table.borrow_mut().retain(|(portal, ..), flow| !gone.contains(&(*portal, flow.shared.backend.get())));
     }
 
@@ -115,19 +117,18 @@ impl Flows {
 
     fn expire(&self, now: Instant) {
         let silent = |at: Instant| now.saturating_duration_since(at) >= IDLE;
-        while self.order.borrow().front().is_some_and(|(at, _)| silent(*at)) {
-            self.advance(|used| silent(used));
+        while self.order.borrow().peek().is_some_and(|Reverse((at, _))| silent(*at)) {
+            self.advance();
         }
     }
 
-    /// Looks at the first of the order: a flow that was used meanwhile goes to the end; one that was
-    /// not, and `may_end`, ends.
-    fn advance(&self, may_end: impl Fn(Instant) -> bool) {
-        let Some((noted, key)) = self.order.borrow_mut().pop_front() else { return };
+    /// Ends the first flow of the order, unless it was used meanwhile: then it takes its place.
+    fn advance(&self) {
+        let Some(Reverse((noted, key))) = self.order.borrow_mut().pop() else { return };
         let mut table = self.table.borrow_mut();
         let Some(used) = table.get(&key).map(|flow| flow.shared.used.get()) else { return };
-        if used > noted && !may_end(used) {
-            self.order.borrow_mut().push_back((used, key));
+        if used > noted {
+            self.order.borrow_mut().push(Reverse((used, key)));
         } else {
             table.remove(&key);
         }
@@ -136,20 +137,20 @@ impl Flows {
     /// Makes room for one more flow.
     fn make_room(&self) -> Option<OwnedSemaphorePermit> {
         while self.table.borrow().len() >= self.max {
-            self.advance(|_| false);
+            self.advance();
         }
         self.budget.try_take(1).or_else(|| {
             // Others took all there is: one of ours for this one.
             let had = self.table.borrow().len();
             while had > 0 && self.table.borrow().len() == had {
-                self.advance(|_| false);
+                self.advance();
             }
             self.budget.try_take(1)
         })
     }
 
     fn insert(&self, key: Key, flow: Flow) {
-        self.order.borrow_mut().push_back((flow.shared.used.get(), key));
+        self.order.borrow_mut().push(Reverse((flow.shared.used.get(), key)));
         self.table.borrow_mut().insert(key, flow);
         self.filled.notify_one();
     }
@@ -333,3 +334,6 @@ impl PortalSocket {
         Ok(sendmsg(fd, &[IoSlice::new(datagram)], &control, MsgFlags::empty(), Some(&SockaddrIn::from(client)))?)
     }
 }
+
+#[cfg(test)]
+mod tests;
