@@ -164,3 +164,102 @@ impl Waiting {
         tellings
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use coracle_api::{core::Node, objects::pod::Requests};
+    use serde_json::json;
+
+    use super::*;
+    use crate::scheduler::tests::facts;
+
+    fn node(cpu: &str) -> Node {
+        serde_json::from_value(json!({"status": {"allocatable": {"cpu": cpu, "memory": "1Gi", "pods": "10"},
+            "conditions": [{"type": "Ready", "status": "True"}]}}))
+        .unwrap()
+    }
+
+    fn wanted(milli_cpu: i64) -> Wanted {
+        Wanted { requests: Requests { milli_cpu, memory_bytes: 0 }, ..Default::default() }
+    }
+
+    fn key(name: &str) -> Key {
+        Key::new("n", name)
+    }
+
+    fn refuse(waiting: &mut Waiting, cluster: &Cluster, name: &str, cpu: i64) -> Telling {
+        waiting.refuse(&key(name), wanted(cpu), Some(Explanation::of(cluster, &wanted(cpu))))
+    }
+
+    #[test]
+    fn equal_pods_share_one_refusal() {
+        let (mut waiting, mut cluster) = (Waiting::default(), Cluster::default());
+        cluster.set_node("a", Some(&node("1")));
+        assert!(!waiting.is_refused(&wanted(2000)));
+        let told = refuse(&mut waiting, &cluster, "p", 2000);
+        assert_eq!((told.pods.as_slice(), told.is_news), (&[key("p")][..], true));
+        assert!(waiting.is_refused(&wanted(2000)) && !waiting.is_refused(&wanted(3000)));
+        let second = waiting.refuse(&key("q"), wanted(2000), None);
+        assert_eq!((second.pods.as_slice(), second.why), (&[key("q")][..], told.why));
+        assert_eq!(refuse(&mut waiting, &cluster, "p", 2000).pods, [], "it knows already");
+        cluster.set_node("b", Some(&serde_json::from_value(json!({"spec": {"unschedulable": true}})).unwrap()));
+        let news = refuse(&mut waiting, &cluster, "q", 2000);
+        assert_eq!(news.pods, [key("p"), key("q")], "another reason concerns all of them");
+        waiting.remove(&key("p"));
+        waiting.remove(&key("q"));
+        assert!(waiting.is_empty() && !waiting.is_refused(&wanted(2000)));
+    }
+
+    #[test]
+    fn only_a_node_that_helps_opens_a_class() {
+        for others in [0, 2 * NODES_TRIED] {
+            let (mut waiting, mut cluster) = (Waiting::default(), Cluster::default());
+            cluster.set_node("a", Some(&node("1")));
+            refuse(&mut waiting, &cluster, "small", 1500);
+            refuse(&mut waiting, &cluster, "large", 9000);
+            cluster.take_improved();
+            for i in 0..=others {
+                cluster.set_node(&format!("n{i}"), Some(&node("2")));
+            }
+            let improved = cluster.take_improved();
+            assert_eq!(improved.len(), others + 1);
+            waiting.wake(&cluster, &improved);
+            assert_eq!(waiting.next_open(), Some(key("small")));
+            assert!(waiting.is_refused(&wanted(9000)));
+            waiting.remove(&key("small"));
+            assert_eq!(waiting.next_open(), None);
+        }
+    }
+
+    #[test]
+    fn a_round_finds_what_no_event_told_and_renews_the_amounts() {
+        let (mut waiting, mut cluster) = (Waiting::default(), Cluster::default());
+        cluster.set_node("a", Some(&node("4")));
+        let on_a = |cpu| facts(Some("a"), cpu, 1, 0);
+        cluster.set_pod(&key("there"), Some(&on_a(3000)));
+        refuse(&mut waiting, &cluster, "p", 2000);
+        cluster.set_pod(&key("there"), Some(&on_a(2500)));
+        let told = waiting.round(&cluster);
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].why, "0/1 minions fit: 1 too little cpu (needs 2000m, largest free 1500m)");
+        assert!(!told[0].is_news, "no event for other amounts");
+        assert_eq!(waiting.round(&cluster), []);
+        cluster.set_pod(&key("there"), None);
+        assert_eq!((waiting.round(&cluster), waiting.next_open()), (vec![], Some(key("p"))));
+    }
+
+    #[test]
+    fn rounds_look_at_all_classes_in_turn() {
+        let (mut waiting, mut cluster) = (Waiting::default(), Cluster::default());
+        for i in 0..ROUND_CLASSES as i64 + 5 {
+            refuse(&mut waiting, &cluster, &format!("p{i}"), 1000 + i);
+        }
+        cluster.set_node("a", Some(&node("1")));
+        let news = |waiting: &mut Waiting| waiting.round(&cluster).len();
+        let all = [news(&mut waiting), news(&mut waiting)];
+        // The one that asks for no more than there is is opened.
+        assert_eq!(all.iter().sum::<usize>(), ROUND_CLASSES + 4);
+        assert_eq!(waiting.next_open(), Some(key("p0")));
+        assert_eq!(news(&mut waiting), 0);
+    }
+}
