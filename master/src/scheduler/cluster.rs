@@ -204,15 +204,14 @@ impl Cluster {
         };
         let id = self.id_of(name);
         let state = &mut self.nodes[id as usize];
-        let (was_present, labels) = (state.present, std::mem::take(&mut state.labels));
-        state.labels.clone_from(&labels);
+        let (was_present, labels) = (state.present, state.labels.clone());
         if state.describe(node) {
             self.improved.insert(id);
         }
         match self.index.get_mut() {
             Some(index) if was_present => {
-                index.set_node(id, &self.nodes[id as usize]);
-                if self.nodes[id as usize].labels != labels {
+                index.set_node(id, state);
+                if state.labels != labels {
                     index.forget_labels();
                 }
             }

@@ -44,9 +44,8 @@ pub fn decide(cluster: &Cluster, wanted: &Wanted) -> Decision {
 /// [`decide`] without the reasons, which are a look at every node.
 pub(super) fn place(cluster: &Cluster, wanted: &Wanted) -> Option<CompactString> {
     let compared = compare(cluster, wanted);
-    let better = |a: &&Compared, b: &&Compared| {
-        a.scores.total().total_cmp(&b.scores.total()).then_with(|| a.tie.cmp(&b.tie)).then_with(|| a.node.cmp(&b.node))
-    };
+    let better =
+        |a: &&Compared, b: &&Compared| a.total.total_cmp(&b.total).then(a.tie.cmp(&b.tie)).then(a.node.cmp(&b.node));
     compared.iter().max_by(better).map(|best| cluster.node(best.node).name.clone())
 }
 
@@ -55,12 +54,14 @@ pub(super) fn place(cluster: &Cluster, wanted: &Wanted) -> Option<CompactString>
 pub(super) struct Compared {
     pub(super) node: NodeId,
     pub(super) scores: Scores,
+    /// The sum of the scores.
+    total: f64,
     /// Higher wins between equals.
     tie: u64,
 }
 
 /// The nodes among which the choice is made: all that fit, if they are few.
-pub(super) fn compare(cluster: &Cluster, wanted: &Wanted) -> Vec<Compared> {
+pub(super) fn compare<'a>(cluster: &'a Cluster, wanted: &Wanted) -> Vec<Compared> {
     let index = cluster.index();
     let group = cluster.siblings(wanted.siblings);
     // Siblings begin their walks one after the other all around the cluster, so that each part gets
@@ -70,29 +71,25 @@ pub(super) fn compare(cluster: &Cluster, wanted: &Wanted) -> Vec<Compared> {
         siblings => siblings.wrapping_add(group.map_or(0, |g| u64::from(g.total))),
     };
     let mut fits = Vec::with_capacity(2 * COMPARED);
-    let visit = |hot: &Hot| {
+    let mut visit = |hot: &'a Hot| {
         let node = cluster.node(hot.id);
-        // Which is all that can fail after the walk's own checks for nearly every pod.
+        // For nearly every pod and node the walk has checked all there is.
         let plain = !hot.has_taints && wanted.host_ports.is_empty() && wanted.affinity.is_none();
         if plain && wanted.node_name.is_none() || misfit(node, wanted).is_none() {
-            fits.push((*hot, group.map_or(0, |g| g.on(hot.id))));
+            fits.push((hot, group.map_or(0, |g| g.on(hot.id))));
         }
         if fits.len() >= COMPARED { Walk::Enough } else { Walk::On }
     };
     match &wanted.node_name {
         None => index.walk(cluster.nodes(), wanted, turn, visit),
-        Some(name) => {
-            let mut visit = visit;
-            cluster.find(name).map(&mut visit);
-        }
+        Some(name) => drop(cluster.find(name).map(&mut visit)),
     }
     let fewest = fits.iter().map(|(_, siblings)| *siblings).min().unwrap_or_default();
-    let compared = |(hot, siblings): &(Hot, u32)| Compared {
-        node: hot.id,
-        scores: scores(cluster.node(hot.id), hot, wanted, siblings - fewest),
-        tie: hash(wanted.tie ^ hot.name_hash),
+    let compared = |(hot, siblings): (&Hot, u32)| {
+        let scores = scores(cluster.node(hot.id), hot, wanted, siblings - fewest);
+        Compared { node: hot.id, scores, total: scores.total(), tie: hash(wanted.tie ^ hot.name_hash) }
     };
-    fits.iter().map(compared).collect()
+    fits.into_iter().map(compared).collect()
 }
 
 /// Why no node does: how many fail for each reason, and how close the best comes.

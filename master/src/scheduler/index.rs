@@ -166,7 +166,13 @@ impl Index {
     /// Goes through the nodes that may fit, those left out that surely do not, until `visit` has
     /// enough. `turn` says where to begin: turns one after the other begin at parts of
     /// the cluster one after the other, so that as many begin at each.
-    pub(super) fn walk(&self, nodes: &[NodeState], wanted: &Wanted, turn: u64, mut visit: impl FnMut(&Hot) -> Walk) {
+    pub(super) fn walk<'a>(
+        &'a self,
+        nodes: &[NodeState],
+        wanted: &Wanted,
+        turn: u64,
+        mut visit: impl FnMut(&'a Hot) -> Walk,
+    ) {
         if self.hot.is_empty() {
             return;
         }
