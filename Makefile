@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 PREFIX ?= /usr/local
 
-.PHONY: help demo test test-unit check images bench bench-api install clean tools
+.PHONY: help demo test test-unit check images bench bench-api bench-schedule install clean tools
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -45,6 +45,11 @@ bench-api: ## measures the master over HTTP; some 6 minutes, ARGS=--full for lar
 	@scripts/require.sh build
 	@$(CARGO) build --locked --release --bin coracle --bin coracle-bench
 	@target/release/coracle-bench api $(ARGS)
+
+bench-schedule: ## measures the scheduler in process; half a minute
+	@scripts/require.sh build
+	@$(CARGO) build --locked --release --bin coracle-bench
+	@target/release/coracle-bench schedule $(ARGS)
 
 install: ## coracle and the link kubecfg, into $(PREFIX)/bin
 	@scripts/require.sh build

@@ -5,10 +5,15 @@
 mod api;
 mod cluster;
 mod machine;
+mod schedule;
 mod store;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+/// That of the binary that is measured, for what is measured in this process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measures Coracle on this machine.
 #[derive(Debug, Parser)]
@@ -32,6 +37,8 @@ enum What {
     Heal,
     /// The master over HTTP: requests, watches, memory; needs nothing but the binary.
     Api(Box<api::ApiArgs>),
+    /// Pods placed in a second, in clusters of several sizes; needs nothing.
+    Schedule(schedule::ScheduleArgs),
     /// The embedded store beside the bare disk; needs nothing.
     Store(store::StoreArgs),
 }
@@ -40,6 +47,7 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     match cli.what.unwrap_or(What::All) {
         What::Api(args) => api::run(*args),
+        What::Schedule(args) => schedule::run(&args),
         What::Store(args) => store::run(&args),
         What::All => cluster::run(cluster::Figures::ALL, cli.rounds),
         What::Start => cluster::run(cluster::Figures::START, cli.rounds),
