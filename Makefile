@@ -3,8 +3,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 CARGO ?= cargo
 PREFIX ?= /usr/local
+N ?= 3
 
-.PHONY: help demo test test-unit check images bench bench-api bench-schedule install clean tools
+.PHONY: help demo test test-unit check images hosts-up hosts-down bench bench-api bench-proxy bench-schedule install clean tools
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -16,8 +17,8 @@ demo: ## the article, start to finish, on this machine
 	@CORACLE=target/release/coracle examples/jenkins/demo.sh
 
 test: ## all tests: unit, property, and whole clusters on the local Docker engine
-	@scripts/require.sh build docker images proxy etcd
-	@$(CARGO) build --locked --release --bin coracle
+	@scripts/require.sh build docker images proxy etcd hosts
+	@$(CARGO) build --locked --release --bin coracle --bin coracle-hosts
 	@examples/build-images.sh
 	@CORACLE=$(CURDIR)/target/release/coracle scripts/test.sh --workspace
 
@@ -35,6 +36,17 @@ images: ## the example images, into the local Docker engine
 	@scripts/require.sh build docker images
 	@examples/build-images.sh
 
+hosts-up: ## a master and N hosts (default 3) on this machine, each with its own engine, until hosts-down
+	@scripts/require.sh build docker images proxy hosts
+	@$(CARGO) build --locked --release --bin coracle --bin coracle-hosts
+	@examples/build-images.sh
+	@CORACLE=$${CORACLE:-$(CURDIR)/target/release/coracle} target/release/coracle-hosts up --hosts $(N)
+
+hosts-down: ## removes them with everything that belongs to them
+	@scripts/require.sh build
+	@$(CARGO) build --locked --release --bin coracle-hosts
+	@target/release/coracle-hosts down
+
 bench: ## measures this tree beside Docker itself; takes some minutes
 	@scripts/require.sh build docker images proxy etcd
 	@$(CARGO) build --locked --release --bin coracle --bin coracle-bench
@@ -45,6 +57,11 @@ bench-api: ## measures the master over HTTP; some 6 minutes, ARGS=--full for lar
 	@scripts/require.sh build
 	@$(CARGO) build --locked --release --bin coracle --bin coracle-bench
 	@target/release/coracle-bench api $(ARGS)
+
+bench-proxy: ## measures the service proxy beside HAProxy and docker-proxy; some 6 minutes
+	@scripts/require.sh build docker proxy bench-proxy
+	@$(CARGO) build --locked --release --bin coracle --bin coracle-bench
+	@target/release/coracle-bench proxy $(ARGS)
 
 bench-schedule: ## measures the scheduler in process; half a minute
 	@scripts/require.sh build

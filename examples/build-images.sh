@@ -77,3 +77,6 @@ with_program guestbook
 mkdir "$work/guestbook/data"
 import coracle/guestbook:1 "$work/guestbook" \
   'ENTRYPOINT ["/usr/local/bin/guestbook"]' 'CMD ["frontend"]' 'EXPOSE 3000' 'EXPOSE 6379'
+
+with_program echo
+import coracle/echo:1 "$work/echo" 'ENTRYPOINT ["/usr/local/bin/echo"]' 'EXPOSE 8080'

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the named purposes need and the machine lacks, through its package manager, and
-# says so. Purposes: build, docker, images, proxy, etcd.
+# says so. Purposes: build, docker, images, proxy, etcd, hosts, bench-proxy.
 set -euo pipefail
 
 # After su, Debian leaves the folders of dockerd, service and nft out.
@@ -91,9 +91,20 @@ for purpose in "$@"; do
       need nft nftables nftables nftables
       need conntrack conntrack conntrack-tools conntrack-tools
       ;;
+    bench-proxy)
+      need nginx nginx-light nginx nginx
+      need wrk wrk wrk wrk
+      need iperf3 iperf3 iperf3 iperf3
+      need haproxy haproxy haproxy haproxy
+      ;;
     etcd)
       need etcd etcd-server etcd etcd
       need openssl openssl openssl openssl
+      ;;
+    hosts)
+      need ip iproute2 iproute iproute2
+      need iptables iptables iptables iptables
+      need nsenter util-linux util-linux util-linux
       ;;
     *) fail "no such purpose: $purpose" ;;
   esac

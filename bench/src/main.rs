@@ -5,6 +5,7 @@
 mod api;
 mod cluster;
 mod machine;
+mod proxy;
 mod schedule;
 mod store;
 
@@ -37,6 +38,11 @@ enum What {
     Heal,
     /// The master over HTTP: requests, watches, memory; needs nothing but the binary.
     Api(Box<api::ApiArgs>),
+    /// The paths to a container: direct, through each data plane, through its peers; needs root.
+    Proxy(proxy::ProxyArgs),
+    /// One data plane, for the measurement above.
+    #[command(hide = true)]
+    Plane(proxy::PlaneArgs),
     /// Pods placed in a second, in clusters of several sizes; needs nothing.
     Schedule(schedule::ScheduleArgs),
     /// The embedded store beside the bare disk; needs nothing.
@@ -47,6 +53,8 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     match cli.what.unwrap_or(What::All) {
         What::Api(args) => api::run(*args),
+        What::Proxy(args) => proxy::run(&args),
+        What::Plane(args) => proxy::run_plane(&args),
         What::Schedule(args) => schedule::run(&args),
         What::Store(args) => store::run(&args),
         What::All => cluster::run(cluster::Figures::ALL, cli.rounds),

@@ -3,7 +3,8 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ipnet::Ipv4Net;
+use coracle_minion::{network::PodRoutes, proxy::ProxyMode};
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::{kubecfg::flags::parse_go_duration, session::DEFAULT_MASTER};
 
@@ -84,6 +85,11 @@ pub(crate) struct ServerArgs {
     /// Address of the API
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
+    /// Who may call besides this host, for an address that others reach. There is no authentication:
+    /// whoever can send from there, pods of these hosts included, controls the cluster and, through
+    /// it, is root on every minion
+    #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',')]
+    pub(crate) allow_from: Vec<IpNet>,
     /// Socket of the Docker engine [default: DOCKER_HOST, then /var/run/docker.sock]
     #[arg(long, value_name = "SOCK")]
     pub(crate) docker: Option<String>,
@@ -96,6 +102,22 @@ pub(crate) struct ServerArgs {
     /// Addresses of services
     #[arg(long, value_name = "CIDR")]
     pub(crate) service_cidr: Option<Ipv4Net>,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+}
+
+/// The service proxy of a minion.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub(crate) struct NetworkArgs {
+    /// How services are served: auto (nftables where it can be used), nftables, or userspace
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub(crate) proxy_mode: ProxyMode,
+    /// How pods of other nodes are reached: auto (direct on a shared segment, else VXLAN), direct, or vxlan
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub(crate) pod_routes: PodRoutes,
+    /// Where services may have external addresses that this node answers for [default: nowhere]
+    #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',')]
+    pub(crate) external_ips: Vec<Ipv4Net>,
 }
 
 /// The store of a master.
@@ -177,6 +199,8 @@ pub(crate) struct MinionArgs {
     /// Directory of the pods' volumes
     #[arg(long, value_name = "DIR", default_value = "/var/lib/coracle")]
     pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
 }
 
 /// `coracle reset`
@@ -420,6 +444,8 @@ mod tests {
             "coracle up --data-dir /d --listen 127.0.0.1:0 --docker unix:///s --pod-cidr 10.1.0.0/16 --service-cidr 10.2.0.0/16",
             "coracle master --name a",
             "coracle minion --master http://h:1,http://i:1 --name a --address 10.0.0.1 --docker /s --data-dir /d",
+            "coracle up --proxy-mode userspace --external-ips 203.0.113.0/24,198.51.100.7/32",
+            "coracle minion --proxy-mode nftables --external-ips 203.0.113.0/24",
             "coracle reset --data-dir /d --yes",
             "coracle up --store etcd://a:1,b:2/x --etcd-user u --etcd-password-file /p",
             "coracle master --store etcds://a:1 --etcd-ca /ca --etcd-cert /c --etcd-key /k",

@@ -3,7 +3,7 @@
 //! Losing the lead stops them; what they still had on the way is refused by the store, which checks
 //! the fence. A master alone leads from its start to its end.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ipnet::Ipv4Net;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -19,6 +19,8 @@ pub(crate) struct Loops {
     pub(crate) registry: Registry,
     pub(crate) liveness: Arc<Liveness>,
     pub(crate) coordinator: Arc<dyn Coordinator>,
+    /// Where other hosts reach this master.
+    pub(crate) advertised: Option<SocketAddr>,
     pub(crate) pod_cidr: Ipv4Net,
     pub(crate) beat: Duration,
     /// Cancelled by a loop that ends by itself.

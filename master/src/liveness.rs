@@ -6,7 +6,8 @@
 //! more. That text changes only when a minion's state does.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -66,6 +67,11 @@ impl Liveness {
         }
     }
 
+    /// Whether it ever beat to this master.
+    pub fn has_heard(&self, node: &str) -> bool {
+        self.beats.lock().unwrap_or_else(PoisonError::into_inner).contains_key(node)
+    }
+
     /// Forgets a minion that was deleted.
     pub fn forget(&self, node: &str) {
         self.beats.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
@@ -82,9 +88,9 @@ impl Liveness {
     }
 
     /// What to tell the other masters.
-    fn report(&self, now: Instant, grace: Duration) -> Report {
+    fn report(&self, address: Option<SocketAddr>, now: Instant, grace: Duration) -> Report {
         let beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut report = Report::default();
+        let mut report = Report { address, ..Default::default() };
         for (node, beat) in beats.iter() {
             if now.saturating_duration_since(beat.at) > grace {
                 report.silent.push(node.clone());
@@ -103,6 +109,9 @@ impl Liveness {
 /// all say the same.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Report {
+    /// Where other hosts reach the master.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<SocketAddr>,
     heard: Vec<(Condition, Vec<String>)>,
     silent: Vec<String>,
 }
@@ -119,11 +128,7 @@ pub(crate) enum Heard {
 /// Puts the masters' reports together. Who is alive for one is alive.
 pub(crate) fn merge(announcements: &Announcements) -> BTreeMap<String, Heard> {
     let mut merged = BTreeMap::new();
-    for (master, text) in announcements {
-        let Ok(report) = serde_json::from_slice::<Report>(text) else {
-            tracing::warn!(master, "another master's report can't be read: is it of another release?");
-            continue;
-        };
+    for report in reports(announcements) {
         for (condition, nodes) in report.heard {
             merged.extend(nodes.into_iter().map(|node| (node, Heard::Alive(condition.clone()))));
         }
@@ -134,10 +139,26 @@ pub(crate) fn merge(announcements: &Announcements) -> BTreeMap<String, Heard> {
     merged
 }
 
+/// Where the masters that are alive can be reached.
+pub(crate) fn addresses(announcements: &Announcements) -> BTreeSet<SocketAddr> {
+    reports(announcements).filter_map(|report| report.address).collect()
+}
+
+fn reports(announcements: &Announcements) -> impl Iterator<Item = Report> {
+    announcements.iter().filter_map(|(master, text)| {
+        let report = serde_json::from_slice(text);
+        if report.is_err() {
+            tracing::warn!(master, "another master's report can't be read: is it of another release?");
+        }
+        report.ok()
+    })
+}
+
 /// Tells the other masters, until `stop`, whenever there is something new to tell.
 pub(crate) async fn announce(
     liveness: Arc<Liveness>,
     coordinator: Arc<dyn Coordinator>,
+    address: Option<SocketAddr>,
     beat: Duration,
     stop: CancellationToken,
 ) {
@@ -152,7 +173,7 @@ pub(crate) async fn announce(
             _ = news.changed() => {}
             _ = period.tick() => {}
         }
-        let report = liveness.report(Instant::now(), grace(beat));
+        let report = liveness.report(address, Instant::now(), grace(beat));
         if told.as_ref() == Some(&report) {
             continue;
         }
@@ -175,7 +196,7 @@ mod tests {
     }
 
     fn text(liveness: &Liveness, now: Instant) -> Bytes {
-        serde_json::to_vec(&liveness.report(now, Duration::from_secs(5))).unwrap().into()
+        serde_json::to_vec(&liveness.report(None, now, Duration::from_secs(5))).unwrap().into()
     }
 
     #[test]
@@ -204,7 +225,8 @@ mod tests {
         let alone: Arc<dyn Coordinator> = Arc::new(Alone::new("m"));
         let mut heard = alone.announcements();
         let (beat, stop) = (Duration::from_secs(2), CancellationToken::new());
-        let task = tokio::spawn(announce(liveness.clone(), alone, beat, stop.clone()));
+        let address = Some("192.0.2.10:8080".parse().unwrap());
+        let task = tokio::spawn(announce(liveness.clone(), alone, address, beat, stop.clone()));
         let say = |reason| liveness.beat("n", Beat { at: Instant::now(), condition: condition(reason) });
         heard.changed().await.unwrap();
         for reason in ["A", "B"] {
@@ -212,6 +234,7 @@ mod tests {
             heard.changed().await.unwrap();
             assert_eq!(merge(&heard.borrow_and_update())["n"], Heard::Alive(condition(reason)));
         }
+        assert_eq!(addresses(&heard.borrow()), address.into_iter().collect());
         say("B");
         let silence = tokio::time::Instant::now();
         heard.changed().await.unwrap();

@@ -1,8 +1,14 @@
 //! One master: opens the store, loads the registry, starts the loops and the server, and stops
 //! them in the order in which they depend on each other.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
+use ipnet::IpNet;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -58,6 +64,10 @@ pub struct MasterConfig {
     pub store: StoreConfig,
     /// Where the API is served; port 0 takes any.
     pub listen: SocketAddr,
+    /// Who may call besides this host; an address that others reach needs it.
+    pub allow_from: Vec<IpNet>,
+    /// Where other hosts reach this master; `None` when none do.
+    pub advertise: Option<IpAddr>,
     /// The range of portal addresses.
     pub services: Ranges,
     /// The range that minions get their pod networks from.
@@ -105,17 +115,18 @@ impl Master {
         tokio::spawn(watch_writer(writer.clone(), stop_writer.clone(), failed.clone()));
 
         let liveness = Arc::new(Liveness::default());
-        let server_config = ServerConfig::new(config.listen);
+        let server_config = ServerConfig { allow_from: config.allow_from, ..ServerConfig::new(config.listen) };
         let unstopped = CancellationToken::new();
         let server =
             Server::start(server_config, registry.clone(), liveness.clone(), facts.clone(), &unstopped).await?;
+        let advertised = config.advertise.map(|ip| SocketAddr::new(ip, server.address.port()));
         let (loops, stop_loops) = (TaskTracker::new(), CancellationToken::new());
         if !coordinator.is_alone() {
-            let announcing = liveness::announce(liveness.clone(), coordinator.clone(), HEARTBEAT, stop_loops.clone());
-            loops.spawn(announcing);
+            let (liveness, coordinator) = (liveness.clone(), coordinator.clone());
+            loops.spawn(liveness::announce(liveness, coordinator, advertised, HEARTBEAT, stop_loops.clone()));
         }
         let (pod_cidr, beat, failing) = (facts.pod_cidr, HEARTBEAT, failed.clone());
-        let leading = Loops { registry, liveness, coordinator, pod_cidr, beat, failed: failing };
+        let leading = Loops { registry, liveness, coordinator, advertised, pod_cidr, beat, failed: failing };
         loops.spawn(leadership::run(leading, stop_loops.clone()));
         Ok(Self { server, facts, loops, stop_loops, writer, stop_writer, failed })
     }

@@ -5,10 +5,11 @@
 //! * [`node`]: the Node object, heartbeats, logs and commands for the master.
 //! * [`pods`]: pods as containers: plans, workers, statuses.
 //! * [`probes`]: health checks and hooks. [`volumes`]: the pods' directories.
-//! * [`network`], [`proxy`]: the pod network, and the portals of services.
+//! * [`network`], [`proxy`], [`dns`]: the pod network, and the portals and names of services.
 //! * [`runtime`]: the container engine.
 //! * [`reset`]: takes everything of a cluster off this host.
 
+pub mod dns;
 mod feed;
 pub mod minion;
 pub mod network;

@@ -1,7 +1,7 @@
 //! The minion put together: what is built, in which order, and what happens when a part ends.
 //!
 //! ```text
-//! engine ─> master's facts ─> Node, pod network ─> network, proxy ─> pods ─> heartbeat, tunnel
+//! engine ─> master's facts ─> Node, pod network ─> network, proxy, DNS ─> pods ─> heartbeat, tunnel
 //! ```
 //!
 //! Invariant: heartbeats begin when everything else runs, so the scheduler sends no pod to a minion
@@ -9,7 +9,7 @@
 
 use std::{
     future::Future,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, SocketAddrV4},
     panic::AssertUnwindSafe,
     path::PathBuf,
     sync::Arc,
@@ -29,6 +29,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    dns::{self, CLUSTER_DOMAIN, DnsConfig, HostFiles, Site},
     feed,
     network::{NetworkConfig, NetworkError, PodNetwork, PodRoutes, network_name},
     node::{
@@ -40,8 +41,8 @@ use crate::{
         server::NodeServer,
         tunnel,
     },
-    pods::{self, ApiReporter, Manager, PodQuery},
-    proxy::{self, ProxyConfig},
+    pods::{self, ApiReporter, Manager, PodDns, PodQuery},
+    proxy::{self, ProxyConfig, ProxyMode},
     record::{DirLock, Record},
     runtime::{
         RuntimeError,
@@ -74,6 +75,8 @@ pub struct MinionConfig {
     pub pod_routes: PodRoutes,
     /// Where services may have external addresses that this node answers for.
     pub external_ips: Vec<Ipv4Net>,
+    /// Which data plane serves services.
+    pub proxy_mode: ProxyMode,
     /// The engine's socket; by default `DOCKER_HOST`, then `/var/run/docker.sock`.
     pub docker: Option<String>,
     /// The minion's directory: its record and the pods' volumes.
@@ -92,6 +95,7 @@ impl MinionConfig {
             own_listeners: Vec::new(),
             external_ips: Vec::new(),
             pod_routes: PodRoutes::default(),
+            proxy_mode: ProxyMode::default(),
             docker: None,
             root_dir: root_dir.into(),
             master_limit: MASTER_LIMIT,
@@ -161,7 +165,7 @@ impl Minion {
         deadline.retry("registering the node", || registration.ensure(None)).await?;
         let pod_cidr = deadline.wait("waiting for the node's pod network", registration.pod_cidr()).await?;
 
-        let network = NetworkConfig {
+        let network_config = NetworkConfig {
             cluster_id: cluster.cluster_id.clone(),
             node: name.clone(),
             address,
@@ -171,7 +175,7 @@ impl Minion {
             routes: config.pod_routes,
         };
         let (node_changes, nodes) = mpsc::channel(feed::QUEUE);
-        let network = PodNetwork::ensure(engine.docker(), network, nodes).await?;
+        let network = PodNetwork::ensure(engine.docker(), network_config, nodes).await?;
         let docker = DockerConfig {
             cluster: cluster.cluster_id.clone(),
             node: name.clone(),
@@ -183,9 +187,11 @@ impl Minion {
         let (pod_changes, pods) = mpsc::channel(feed::QUEUE);
         let (service_changes, services) = mpsc::channel(feed::QUEUE);
         let (portal_changes, portals) = mpsc::channel(feed::QUEUE);
+        let (name_changes, names) = mpsc::channel(feed::QUEUE);
+        let (backend_changes, backends) = mpsc::channel(feed::QUEUE);
         let (endpoints_changes, endpoints) = mpsc::channel(feed::QUEUE);
         let (pods_listed, proxy_synced) = (watch::Sender::new(false), watch::Sender::new(false));
-        let synced = vec![pods_listed.subscribe(), proxy_synced.subscribe()];
+        let mut synced = vec![pods_listed.subscribe(), proxy_synced.subscribe()];
 
         let proxy = ProxyConfig {
             cluster_id: cluster.cluster_id.clone(),
@@ -194,11 +200,27 @@ impl Minion {
             pods_cidr: cluster.pod_cidr,
             pod_cidr,
             external: config.external_ips,
+            mode: config.proxy_mode,
         };
-        let feeds = proxy::Feeds { services: portals, endpoints };
+        let feeds = proxy::Feeds { services: portals, endpoints: backends };
         parts.run("service proxy", proxy::run(proxy, feeds, proxy_synced, parts.token()));
+        // Bound before the first pod is started, which is told of it.
+        let dns = dns::Server::new(DnsConfig {
+            listen: SocketAddrV4::new(network.gateway(), dns::PORT),
+            site: Site {
+                domain: CLUSTER_DOMAIN.to_owned(),
+                service_cidr: cluster.service_cidr,
+                pods_cidr: cluster.pod_cidr,
+            },
+            node_ip: address,
+            host: HostFiles::default(),
+        });
+        synced.push(dns.synced());
+        let pod_dns = PodDns { server: dns.listening(), domain: CLUSTER_DOMAIN.to_owned(), host: HostFiles::default() };
+        parts.run("DNS", dns.run(dns::Feeds { services: names, endpoints }, parts.token()));
         let mut pods_config = pods::Config::new(&name, address, &cluster.cluster_id, config.root_dir);
         pods_config.own_listeners = config.own_listeners;
+        pods_config.dns = Some(pod_dns);
         let reporter = Arc::new(ApiReporter::new(client.clone(), &name));
         let inputs = pods::Inputs { pods, services };
         let (manager, managing) = Manager::start(pods_config, Arc::clone(&runtime), reporter, inputs, parts.token());
@@ -209,12 +231,12 @@ impl Minion {
         let reflector = Reflector::new(client.all::<Pod>(), of_node);
         parts.run("pod watch", feed::run_synced(reflector, vec![pod_changes], pods_listed, parts.token()));
         let reflector = Reflector::new(client.all::<Service>(), all.clone());
-        let followers = vec![service_changes, portal_changes];
+        let followers = vec![service_changes, portal_changes, name_changes];
         parts.run("service watch", feed::run(reflector, followers, parts.token()));
         let reflector = Reflector::new(client.all::<Node>(), all.clone());
         parts.run("node watch", feed::run(reflector, vec![node_changes], parts.token()));
         let reflector = Reflector::new(client.all::<Endpoints>(), all);
-        parts.run("endpoints watch", feed::run(reflector, vec![endpoints_changes], parts.token()));
+        parts.run("endpoints watch", feed::run(reflector, vec![backend_changes, endpoints_changes], parts.token()));
 
         let beating = heartbeat::run(
             client.clone(),

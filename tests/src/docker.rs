@@ -1,23 +1,7 @@
 //! The engine as a test sees it, through its command line.
 
-use std::process::Command;
-
-use anyhow::{Context, Result, ensure};
-
-/// Fails with the remedy when there is no engine.
-pub fn require_engine() -> Result<()> {
-    let engine = Command::new("docker").args(["version", "--format", "{{.Server.Version}}"]).output();
-    let running = engine.is_ok_and(|out| out.status.success());
-    ensure!(running, "these tests need a Docker engine: run scripts/require.sh docker");
-    Ok(())
-}
-
-/// Runs `docker` and returns its output.
-pub fn docker(args: &[&str]) -> Result<String> {
-    let out = Command::new("docker").args(args).output().context("running docker")?;
-    ensure!(out.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
-}
+use anyhow::Result;
+pub use coracle_test_hosts::docker::{docker, require_engine};
 
 /// Ids of the running containers with these labels.
 pub fn running(labels: &[(&str, &str)]) -> Result<Vec<String>> {

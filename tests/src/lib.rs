@@ -4,7 +4,6 @@
 //! Dropping it, also in a panic, stops the process and removes every trace with `coracle reset`.
 
 pub mod docker;
-pub mod engine;
 pub mod history;
 pub mod http;
 pub mod master;
@@ -23,34 +22,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+pub use coracle_test_hosts::{PATIENCE, coracle, engine, eventually, root};
 use engine::Site;
-
-/// How long anything that must happen may take on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The folder of the workspace.
-pub fn root() -> PathBuf {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    tests.parent().unwrap_or(tests).to_owned()
-}
-
-/// The binary under test: the one that `CORACLE` names, else the release build, which is what
-/// users run.
-pub fn coracle() -> PathBuf {
-    std::env::var_os("CORACLE").map_or_else(|| root().join("target/release/coracle"), PathBuf::from)
-}
-
-/// Waits until `check` gives a value, polling; fails with `what` after [`PATIENCE`].
-pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> Result<T> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = check() {
-            return Ok(value);
-        }
-        ensure!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
-}
 
 /// A cluster of one test.
 #[derive(Debug)]

@@ -75,7 +75,7 @@ async fn execute(flags: &Flags, environment: Environment) -> Result<Option<Strin
     }
     for (flag, used) in [("proxy", flags.is_set("proxy")), ("www", !flags.text("www").is_empty())] {
         if used {
-            return Err(format!("-{flag} is not supported: the master listens on loopback, talk to it directly"));
+            return Err(format!("-{flag} is not supported: talk to the master directly"));
         }
     }
     if flags.text("api_version") != "v1beta1" {

@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    net::{IpAddr, SocketAddr},
     path::Path,
     time::{Duration, Instant},
 };
@@ -11,7 +12,7 @@ use coracle_master::{
     cluster::Ranges,
     master::{Master, MasterConfig, StoreConfig},
 };
-use coracle_minion::{Minion, MinionConfig, network};
+use coracle_minion::{Minion, MinionConfig, network, node::facts::default_address};
 use ipnet::Ipv4Net;
 
 use super::{
@@ -19,7 +20,7 @@ use super::{
     say,
     store::store_config,
 };
-use crate::args::{MinionArgs, ServerArgs};
+use crate::args::{MinionArgs, NetworkArgs, ServerArgs};
 
 /// Parts of the data directory.
 pub(super) const MASTER_DIR: &str = "master";
@@ -37,9 +38,10 @@ pub(crate) async fn up(args: ServerArgs) -> Result<()> {
         master = start_master(&args) => master?,
         () = signals.next() => bail!("interrupted"),
     };
-    let url = format!("http://{}", master.address());
+    let url = url(&args, &master);
     let mut config = MinionConfig::new(&url, args.store.data_dir.join(MINION_DIR));
     (config.name, config.docker) = (args.name, args.docker);
+    config = with_network(config, args.network);
     config.master_limit = MASTER_LIMIT;
     config.own_listeners = vec![master.address()];
     let running = run_minion(config, &mut signals, |minion| {
@@ -61,6 +63,11 @@ pub(crate) async fn up(args: ServerArgs) -> Result<()> {
     result
 }
 
+fn with_network(config: MinionConfig, args: NetworkArgs) -> MinionConfig {
+    let NetworkArgs { proxy_mode, pod_routes, external_ips } = args;
+    MinionConfig { proxy_mode, pod_routes, external_ips, ..config }
+}
+
 /// A master alone.
 pub(crate) async fn master(args: ServerArgs) -> Result<()> {
     log_to_stderr();
@@ -69,7 +76,7 @@ pub(crate) async fn master(args: ServerArgs) -> Result<()> {
         master = start_master(&args) => master?,
         () = signals.next() => bail!("interrupted"),
     };
-    say(&format!("ready; join minions with: coracle minion --master http://{}", master.address()));
+    say(&format!("ready; join minions with: coracle minion --master {}", url(&args, &master)));
     let result = tokio::select! {
         () = signals.next() => Ok(()),
         () = master.failed() => master_failed(),
@@ -90,6 +97,7 @@ pub(crate) async fn minion(args: MinionArgs, masters: &str) -> Result<()> {
     say(&format!("master: {masters}"));
     let mut config = MinionConfig::new(masters, args.data_dir.join(MINION_DIR));
     (config.name, config.address, config.docker) = (args.name, args.address, args.docker);
+    config = with_network(config, args.network);
     run_minion(config, &mut signals, |minion| {
         say(&format!("ready: {} with pods in {}", minion.name(), minion.pod_cidr()));
     })
@@ -114,19 +122,34 @@ async fn start_master(args: &ServerArgs) -> Result<Master> {
     let config = MasterConfig {
         store,
         listen: args.listen,
+        allow_from: args.allow_from.clone(),
+        advertise: advertised(args.listen.ip()),
         services: Ranges { wanted: args.service_cidr, default: free(network::service_candidates()) },
         pods: Ranges { wanted: args.pod_cidr, default: free(network::pod_candidates()) },
     };
     let master = Master::start(config).await?;
     let facts = master.facts();
     say(&format!(
-        "master: http://{} (cluster {}, services in {}, pods in {})",
-        master.address(),
+        "master: {} (cluster {}, services in {}, pods in {})",
+        url(args, &master),
         facts.cluster_id,
         facts.service_cidr,
         facts.pod_cidr
     ));
     Ok(master)
+}
+
+/// Where other hosts reach a master that listens on this address.
+fn advertised(listen: IpAddr) -> Option<IpAddr> {
+    let address = if listen.is_unspecified() { default_address() } else { listen };
+    (!address.to_canonical().is_loopback()).then_some(address)
+}
+
+/// Where to reach this master, from other hosts where they can.
+fn url(args: &ServerArgs, master: &Master) -> String {
+    let listening = master.address();
+    let ip = advertised(args.listen.ip()).unwrap_or(listening.ip());
+    format!("http://{}", SocketAddr::new(ip, listening.port()))
 }
 
 /// The ranges in use on this host, for a cluster that is yet to choose its own.

@@ -6,7 +6,8 @@
 //! - [`program`]: which program the command line asks for, and running it;
 //! - [`jenkins`]: a build master and its slaves, for the article's four manifests;
 //! - [`guestbook`]: a front end, a leader that holds the entries and followers that copy them;
-//! - the ground both stand on: [`accept`] (a bounded accept loop), [`frame`] (messages cut from a byte stream), [`http`],
+//! - [`echo`]: a server that says who it is, and its client;
+//! - the ground they stand on: [`accept`] (a bounded accept loop), [`frame`] (messages cut from a byte stream), [`http`],
 //!   [`backoff`], [`escape`], [`failure`], [`log`] and [`machine`].
 //!
 //! Everything read from a socket is bounded in size and in time, and nothing read from a socket can end a program. A program
@@ -14,6 +15,7 @@
 
 pub mod accept;
 pub mod backoff;
+pub mod echo;
 pub mod escape;
 pub mod failure;
 pub mod frame;

@@ -3,11 +3,13 @@
 use std::{io, path::PathBuf};
 
 use crate::{
+    echo::{self, Protocol},
     guestbook::{self, Role, discovery},
     jenkins::{master, slave},
 };
 
-const USAGE: &str = "usage: coracle-example jenkins | jenkins-slave ARGUMENTS | guestbook frontend|leader|follower";
+const USAGE: &str = "usage: coracle-example jenkins | jenkins-slave ARGUMENTS | guestbook frontend|leader|follower | \
+                     echo [PORT] | echo tcp|udp ADDRESS:PORT";
 const JENKINS_HOME: &str = "/var/jenkins_home";
 const GUESTBOOK_DATA: &str = "/data";
 
@@ -23,6 +25,10 @@ pub enum Program {
     JenkinsSlave(slave::Options),
     /// A part of the guestbook.
     Guestbook(Role),
+    /// A server that says who it is, on this port.
+    Echo(u16),
+    /// Its client, with the server's address.
+    Ask(Protocol, String),
 }
 
 /// Why no program can be run; each text is one sentence for the user.
@@ -38,7 +44,7 @@ impl Program {
     /// Reads the whole command line, the program's own name included.
     pub fn parse(words: Vec<String>, environment: &Environment<'_>) -> Result<Self, Refusal> {
         let called_as = words.first().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-        let named_by_link = matches!(called_as, "jenkins" | "jenkins-slave" | "guestbook");
+        let named_by_link = matches!(called_as, "jenkins" | "jenkins-slave" | "guestbook" | "echo");
         let (name, arguments) = match words.get(1..).unwrap_or_default() {
             arguments if named_by_link => (called_as, arguments),
             [name, arguments @ ..] => (name.as_str(), arguments),
@@ -51,6 +57,7 @@ impl Program {
             }
             "jenkins-slave" => Ok(Self::JenkinsSlave(slave::Options::parse(arguments)?)),
             "guestbook" => Ok(Self::Guestbook(role(arguments, environment)?)),
+            "echo" => echo(arguments),
             _ => Err(Refusal::Usage(USAGE.to_owned())),
         }
     }
@@ -61,6 +68,8 @@ impl Program {
             Self::Jenkins(home) => master::run(&home).await,
             Self::JenkinsSlave(options) => slave::run(options).await,
             Self::Guestbook(role) => guestbook::run(role).await,
+            Self::Echo(port) => echo::serve(port).await,
+            Self::Ask(protocol, address) => echo::ask(protocol, &address).await,
         }
     }
 }
@@ -71,6 +80,17 @@ impl From<slave::OptionsError> for Refusal {
             slave::OptionsError::Usage(_) => Self::Usage(error.to_string()),
             slave::OptionsError::EmptyAddress(_) => Self::Environment(error.to_string()),
         }
+    }
+}
+
+fn echo(arguments: &[String]) -> Result<Program, Refusal> {
+    let usage = || Refusal::Usage(USAGE.to_owned());
+    match arguments {
+        [] => Ok(Program::Echo(echo::PORT)),
+        [port] => port.parse().map(Program::Echo).map_err(|_| usage()),
+        [protocol, address] if protocol == "tcp" => Ok(Program::Ask(Protocol::Tcp, address.clone())),
+        [protocol, address] if protocol == "udp" => Ok(Program::Ask(Protocol::Udp, address.clone())),
+        _ => Err(usage()),
     }
 }
 
@@ -101,6 +121,8 @@ mod tests {
         assert_eq!(parse("/usr/local/bin/guestbook leader", &[]), leader);
         assert_eq!(parse("coracle-example guestbook leader", &[]), leader);
         assert_eq!(parse("/usr/local/bin/jenkins", &[]), Ok(Program::Jenkins("/var/jenkins_home".into())));
+        assert_eq!(parse("echo", &[]), Ok(Program::Echo(8080)));
+        assert_eq!(parse("echo udp a:1", &[]), Ok(Program::Ask(Protocol::Udp, "a:1".into())));
         assert_eq!(parse("jenkins", &[("JENKINS_HOME", "/tmp/j")]), Ok(Program::Jenkins("/tmp/j".into())));
     }
 
@@ -113,6 +135,8 @@ mod tests {
             "jenkins --help",
             "guestbook",
             "guestbook leader now",
+            "echo x",
+            "echo sctp a:1",
             "jenkins-slave",
         ] {
             assert!(matches!(parse(line, &[]), Err(Refusal::Usage(_))), "{line}");

@@ -21,8 +21,8 @@ pub(crate) const FIRST_CONTAINER_PORT: &str = "io.coracle.v1beta1/container-port
 /// The services that the master itself stands behind; it writes their endpoints.
 pub(crate) const MASTER_SERVICES: [&str; 2] = ["kubernetes", "kubernetes-ro"];
 
-/// Tells endpoints that this loop made from those that a user did. As current Kubernetes.
-const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
+/// Tells endpoints that a loop made from those that a user did. As current Kubernetes.
+pub(super) const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const MANAGER: &str = "endpoint-controller";
 
 /// Keeps the endpoints of every service with a selector.
@@ -139,7 +139,7 @@ pub(crate) fn plan_subsets(service: &Service, pods: &[Pod]) -> Vec<EndpointSubse
     let all_lost = !pods.iter().any(|pod| pod::is_ready(pod) && !is_lost(pod));
     let serves = |pod: &Pod| unready_too || pod::is_ready(pod) && (all_lost || !is_lost(pod));
     for pod in pods {
-        let Some(address) = address_of(pod) else { continue };
+        let Some(address) = address_of(pod, service) else { continue };
         let resolved: Vec<_> = ports
             .iter()
             .filter_map(|port| {
@@ -174,11 +174,14 @@ pub(crate) fn plan_subsets(service: &Service, pods: &[Pod]) -> Vec<EndpointSubse
         .collect()
 }
 
-fn address_of(pod: &Pod) -> Option<EndpointAddress> {
+/// A pod has a name of its own below that of the service which its subdomain names.
+fn address_of(pod: &Pod, service: &Service) -> Option<EndpointAddress> {
+    let spec = pod.spec.as_ref()?;
+    let named = spec.subdomain.as_deref().is_some_and(|name| Some(name) == service.metadata.name.as_deref());
     Some(EndpointAddress {
         ip: pod.status.as_ref()?.pod_ip.clone().filter(|ip| !ip.is_empty())?,
-        node_name: pod.spec.as_ref()?.node_name.clone(),
-        hostname: None,
+        node_name: spec.node_name.clone(),
+        hostname: spec.hostname.clone().filter(|name| named && !name.is_empty()),
         target_ref: Some(ObjectReference {
             kind: Some("Pod".into()),
             namespace: pod.metadata.namespace.clone(),
@@ -259,6 +262,23 @@ mod tests {
         assert_eq!(text(&plan_subsets(&service, &pods)), "10.0.0.1/10.0.0.2:80");
         pods.push(pod("c", "10.0.0.3", true, ("p", 80)));
         assert_eq!(text(&plan_subsets(&service, &pods)), "10.0.0.3/10.0.0.1,10.0.0.2:80");
+    }
+
+    #[test]
+    fn a_pod_has_a_name_of_its_own_below_the_service_of_its_subdomain() {
+        let hostname = |subdomain: Option<&str>, hostname: Option<&str>| {
+            let mut pod = pod("a", "10.0.0.1", true, ("p", 80));
+            let spec = pod.spec.as_mut().unwrap();
+            (spec.subdomain, spec.hostname) = (subdomain.map(Into::into), hostname.map(Into::into));
+            let subsets = plan_subsets(&service(json!({"ports": [{"port": 80}]})), &[pod]);
+            subsets[0].addresses.as_ref().unwrap()[0].hostname.clone()
+        };
+        assert_eq!(hostname(Some("s"), Some("h")).as_deref(), Some("h"));
+        for (subdomain, name) in
+            [(None, Some("h")), (Some("other"), Some("h")), (Some("s"), None), (Some("s"), Some(""))]
+        {
+            assert_eq!(hostname(subdomain, name), None);
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub(crate) mod garbage;
 pub(crate) mod master_services;
 pub(crate) mod namespaces;
 pub(crate) mod nodes;
+pub(crate) mod relocation;
 pub(crate) mod replication;
 
 use std::{collections::BTreeMap, future::Future, panic::AssertUnwindSafe, time::Duration};
@@ -55,6 +56,12 @@ pub(crate) fn start(loops: &Loops, tasks: &TaskTracker, stop: &CancellationToken
         beat: loops.beat,
     };
     spawn("nodes", nodes.run(stop.clone()).boxed());
+    let masters = master_services::MasterEndpoints {
+        registry: registry(),
+        announcements: loops.coordinator.announcements(),
+        own: loops.advertised,
+    };
+    spawn("master endpoints", masters.run(stop.clone()).boxed());
     spawn("events", events::expire(registry(), stop.clone()).boxed());
 }
 

@@ -1,8 +1,9 @@
 //! Minions: their pod networks and their health.
 //!
 //! Beats live in memory; only transitions are written. The condition `Ready` of a node has one
-//! writer, this loop. When a minion falls silent, its pods are marked `NodeLost`, and unmarked
-//! when it returns. When its Node object is deleted, its pods follow.
+//! writer, this loop. When a minion falls silent, its pods move to others ([`super::relocation`]
+//! says which, and when not); those that stay are marked `NodeLost`, and unmarked when it returns.
+//! When its Node object is deleted, its pods move or go.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,6 +16,7 @@ use coracle_api::{
     ApiError, TypedObject,
     core::{Node, NodeCondition, Pod},
     error::Reason,
+    meta::ObjectMeta,
 };
 use futures_util::{StreamExt, future::join_all};
 use ipnet::Ipv4Net;
@@ -22,7 +24,10 @@ use jiff::Timestamp;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::changes;
+use super::{
+    changes,
+    relocation::{self, Fate, Sound, braked},
+};
 use crate::{
     coordination::Announcements,
     deletion::delete_pod_if,
@@ -37,6 +42,8 @@ const NODE_PREFIX: u8 = 24;
 const HOMELESS_LIFE: Duration = Duration::from_secs(30);
 /// How often the marks of all pods are checked, besides those on minions that fall silent or return.
 const LOOK_AT_ALL: Duration = Duration::from_secs(60);
+/// Beats after which a minion is late, which the next beat may show to be nothing.
+const LATE_BEATS: f64 = 1.25;
 /// On the status of a pod whose minion is silent.
 pub(crate) const NODE_LOST: &str = "NodeLost";
 
@@ -117,6 +124,10 @@ struct Memory {
     nodes: BTreeMap<CompactString, Known>,
     /// Whose pods were marked as lost.
     lost: BTreeSet<CompactString>,
+    /// Silent nodes from which all has moved that could.
+    cleared: BTreeSet<CompactString>,
+    /// Whether the brake was on in the last round.
+    braked: bool,
     /// When the pods of all nodes were looked at, and all were as they should be.
     looked_at_all: Option<Instant>,
     /// Nodes that pods name and that have no object, and since when.
@@ -135,6 +146,8 @@ impl NodeController {
             listening_since: Instant::now(),
             nodes: BTreeMap::new(),
             lost: BTreeSet::new(),
+            cleared: BTreeSet::new(),
+            braked: false,
             looked_at_all: None,
             missing: BTreeMap::new(),
         };
@@ -172,10 +185,19 @@ impl NodeController {
                 known.heard_elsewhere = None;
             }
         }
-        let judged = |name: &str, known: &Known| {
-            let since = known.since.max(memory.listening_since).max(known.heard_elsewhere.unwrap_or(known.since));
-            judge(beats.get(name), elsewhere.get(name), since, now, grace)
-        };
+        let since =
+            |known: &Known| known.since.max(memory.listening_since).max(known.heard_elsewhere.unwrap_or(known.since));
+        let judged = |name: &str, known: &Known| judge(beats.get(name), elsewhere.get(name), since(known), now, grace);
+        let silences: BTreeMap<CompactString, Duration> = (memory.nodes.iter())
+            .map(|(name, known)| {
+                let heard = match (beats.get(name.as_str()), elsewhere.get(name.as_str())) {
+                    (_, Some(Heard::Alive(_))) => now,
+                    (Some(beat), _) => beat.at.max(since(known)),
+                    (None, _) => since(known),
+                };
+                (name.clone(), now.saturating_duration_since(heard))
+            })
+            .collect();
         let health: BTreeMap<&str, Option<Health>> =
             memory.nodes.iter().map(|(name, known)| (name.as_str(), judged(name, known))).collect();
         for (name, health) in health.iter().filter_map(|(name, health)| Some((*name, health.as_ref()?))) {
@@ -194,6 +216,7 @@ impl NodeController {
             health.iter().filter_map(|(node, h)| Some((CompactString::from(*node), h.as_ref()?.status == "Unknown")));
         let lost: BTreeMap<CompactString, bool> = lost.collect();
         drop(health);
+        self.move_pods(memory, &lost, &silences).await;
         self.mark_pods(memory, &lost, now).await;
         self.remove_homeless(memory, now).await;
     }
@@ -276,6 +299,101 @@ impl NodeController {
         }
     }
 
+    /// Moves the pods of silent minions elsewhere, unless the brake is on.
+    async fn move_pods(
+        &self,
+        memory: &mut Memory,
+        lost: &BTreeMap<CompactString, bool>,
+        silences: &BTreeMap<CompactString, Duration>,
+    ) {
+        let is_lost = |node: &CompactString| lost.get(node).copied().unwrap_or_default();
+        memory.cleared.retain(is_lost);
+        let pods = self.registry.snapshot(Pod::row());
+        let silent: Vec<CompactString> = lost.iter().filter(|(_, lost)| **lost).map(|(node, _)| node.clone()).collect();
+        if silent.is_empty() {
+            memory.braked = false;
+            return;
+        }
+        let sounds = silences.iter().filter_map(|(node, silence)| {
+            // A Node that nobody made a minion of, and that nothing runs on, is no minion.
+            let known = memory.nodes.get(node)?;
+            let is_minion =
+                self.liveness.has_heard(node) || ready_condition(&known.node).is_some_and(|c| c.status == "True");
+            let cleared = memory.cleared.contains(node);
+            (is_minion || pods.indexed(node).len() > 0).then_some(Sound { silence: *silence, cleared })
+        });
+        let braked = braked(sounds, self.beat.mul_f64(LATE_BEATS));
+        if std::mem::replace(&mut memory.braked, braked) != braked {
+            match braked {
+                true => {
+                    tracing::warn!(minions = ?silent, "most minions are silent: their pods stay until half answer again")
+                }
+                false => tracing::info!("enough minions answer: the pods of silent ones move"),
+            }
+        }
+        if braked {
+            return;
+        }
+        // Masters tell each other late who is silent: the brake must see all that are.
+        let patience = if self.announcements.borrow().len() > 1 { self.beat } else { Duration::ZERO };
+        let grace = liveness::grace(self.beat) + patience;
+        for node in silent {
+            if silences.get(&node).is_none_or(|silence| *silence < grace) {
+                continue;
+            }
+            let anew = memory.cleared.contains(&node) && memory.looked_at_all.is_some();
+            let here = pods.indexed(&node);
+            let concerned =
+                here.values().filter(|e| !anew || e.pod().is_some_and(|p| !p.lost && !p.phase.is_terminal()));
+            let moves: Vec<_> = concerned.cloned().collect();
+            let why = format!("minion {node} does not answer");
+            let results = join_all(moves.iter().map(|pod| self.move_pod(&node, pod, &why))).await;
+            match results.into_iter().find(Result::is_err) {
+                Some(failed) => tell(failed, "a pod of a silent minion could not be moved"),
+                None => drop(memory.cleared.insert(node)),
+            }
+        }
+    }
+
+    /// Moves one pod away from a minion that is silent or gone.
+    async fn move_pod(&self, node: &str, pod: &Entry, why: &str) -> Result<(), ApiError> {
+        match pod.typed::<Pod>().as_ref().map(relocation::fate) {
+            Some(Fate::Remove) => self.remove_pod(pod, why).await,
+            Some(Fate::Renew) => self.renew_pod(node, pod, why).await,
+            Some(Fate::Stay) | None => Ok(()),
+        }
+    }
+
+    async fn remove_pod(&self, pod: &Entry, why: &str) -> Result<(), ApiError> {
+        let (namespace, name) = (&pod.key.namespace, &pod.key.name);
+        let same = |meta: &ObjectMeta| is_same(meta, pod);
+        delete_pod_if(&self.registry, namespace, name, Some(0), Timestamp::now(), same).await?;
+        if let Some(removed) = pod.typed::<Pod>() {
+            self.events.warning(&removed, "MinionLost", &format!("removed: {why}"));
+        }
+        Ok(())
+    }
+
+    async fn renew_pod(&self, node: &str, pod: &Entry, why: &str) -> Result<(), ApiError> {
+        let uid = uuid::Uuid::new_v4().to_string();
+        let mut done = false;
+        let set = |now: &mut Pod| {
+            is_same(&now.metadata, pod)?;
+            // Looked at again in the very state that is written.
+            let here = now.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node);
+            done = here && relocation::fate(now) == Fate::Renew;
+            if done {
+                relocation::renew(now, uid.clone(), Timestamp::now().into());
+            }
+            Ok(done)
+        };
+        let renewed = self.registry.modify(&pod.key.namespace, &pod.key.name, set).await?;
+        if done && let Some(renewed) = renewed.typed::<Pod>() {
+            self.events.warning(&renewed, "Rescheduled", &format!("{why}: the pod starts anew on another one"));
+        }
+        Ok(())
+    }
+
     /// Says on each live pod whether its state is still known. `lost` says so of a node, if it is
     /// known. Looks at the pods of lost nodes, of those that were lost in the round before, and,
     /// now and then, at all.
@@ -324,26 +442,22 @@ impl NodeController {
             if now.duration_since(since) < HOMELESS_LIFE {
                 continue;
             }
+            let why = format!("its minion {node} was deleted");
             for pod in pods.indexed(&node).values() {
-                self.remove_pod_of_deleted(&node, pod).await;
+                // What could only stay has nothing to wait for any more.
+                let result = match pod.typed::<Pod>().as_ref().map(relocation::fate) {
+                    Some(Fate::Renew) => self.renew_pod(&node, pod, &why).await,
+                    _ => self.remove_pod(pod, &why).await,
+                };
+                tell(result, "a pod of a deleted minion could not be settled");
             }
         }
     }
+}
 
-    async fn remove_pod_of_deleted(&self, node: &str, pod: &Entry) {
-        let (namespace, name, uid) = (&pod.key.namespace, &pod.key.name, pod.uid());
-        let same = |meta: &coracle_api::meta::ObjectMeta| {
-            let same = meta.uid.as_deref().unwrap_or_default() == uid;
-            if same { Ok(()) } else { Err(ApiError::conflict("pod", name, "it was replaced")) }
-        };
-        let removed = delete_pod_if(&self.registry, namespace, name, Some(0), Timestamp::now(), same).await;
-        if removed.is_ok()
-            && let Some(pod) = pod.typed::<Pod>()
-        {
-            self.events.warning(&pod, "NodeGone", &format!("removed: its minion {node} was deleted"));
-        }
-        tell(removed.map(drop), "a pod of a deleted minion could not be removed");
-    }
+fn is_same(meta: &ObjectMeta, pod: &Entry) -> Result<(), ApiError> {
+    let same = meta.uid.as_deref().unwrap_or_default() == pod.uid();
+    if same { Ok(()) } else { Err(ApiError::conflict("pod", &pod.key.name, "it was replaced")) }
 }
 
 /// What fails now is tried again in the next round. Lost races are no news.

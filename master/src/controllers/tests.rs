@@ -1,6 +1,6 @@
 //! The queue, and all loops together over a memory store.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use coracle_api::{
     Object, TypedObject,
@@ -66,12 +66,17 @@ impl World {
     }
 
     async fn with_pods_in(pod_cidr: &str) -> Self {
+        Self::with(pod_cidr, None).await
+    }
+
+    async fn with(pod_cidr: &str, advertised: Option<SocketAddr>) -> Self {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let registry = Registry::open(Arc::new(MemoryStore::default()), &tasks, stop.clone()).await.unwrap();
         let loops = Loops {
             registry: registry.clone(),
             liveness: Arc::new(Liveness::default()),
             coordinator: Arc::new(Alone::new("this")),
+            advertised,
             pod_cidr: pod_cidr.parse().unwrap(),
             beat: Duration::from_secs(2),
             failed: CancellationToken::new(),
@@ -227,6 +232,27 @@ async fn the_services_of_the_master_lead_nowhere() {
 }
 
 #[tokio::test]
+async fn the_services_of_a_master_that_others_reach_lead_to_it() {
+    let world = World::with("10.244.0.0/16", Some("192.0.2.10:8080".parse().unwrap())).await;
+    let found = |w: &World, name: &str| {
+        let subset = w.registry.get_typed::<Endpoints>("default", name)?.subsets?.pop()?;
+        Some((subset.addresses?.pop()?.ip, subset.ports?.pop()?.port))
+    };
+    let expected = || Some(("192.0.2.10".to_owned(), 8080));
+    for name in ["kubernetes", "kubernetes-ro"] {
+        world.until("the endpoints are there", |w| (found(w, name) == expected()).then_some(())).await;
+        world.registry.delete(Endpoints::row(), "default", name, Expected::Any).await.unwrap();
+        world.until("they are there again", |w| (found(w, name) == expected()).then_some(())).await;
+        let clear = |endpoints: &mut Endpoints| {
+            endpoints.subsets = None;
+            Ok(true)
+        };
+        world.registry.modify("default", name, clear).await.unwrap();
+        world.until("they are right again", |w| (found(w, name) == expected()).then_some(())).await;
+    }
+}
+
+#[tokio::test]
 async fn nodes_get_a_pod_network_and_become_ready_by_their_beats() {
     let world = World::new().await;
     world.node("n1").await;
@@ -346,26 +372,100 @@ async fn the_pods_of_a_silent_minion_are_marked_until_it_returns() {
     world.until("and returns", |w| w.pods().iter().all(|(_, p)| !p.lost).then_some(())).await;
 }
 
+/// Waits while these minions beat.
+async fn while_beating<T>(world: &World, what: &str, minions: &[&str], check: impl Fn(&World) -> Option<T>) -> T {
+    let beating = |w: &World| {
+        minions.iter().for_each(|minion| w.beat(minion));
+        check(w)
+    };
+    world.until(what, beating).await
+}
+
+/// Lets seconds pass, in which these minions beat.
+async fn pass(world: &World, minions: &[&str], seconds: usize) {
+    for _ in 0..seconds {
+        minions.iter().for_each(|minion| world.beat(minion));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn on(world: &World, node: &str) -> usize {
+    world.pods().iter().filter(|(_, p)| p.node.as_deref() == Some(node)).count()
+}
+
+async fn bare_pod(world: &World, name: &str, annotations: serde_json::Value, volumes: serde_json::Value) {
+    let spec = json!({"containers": [{"name": "c", "image": "i"}], "volumes": volumes, "nodeSelector": {}});
+    let meta = json!({"name": name, "namespace": "default", "annotations": annotations});
+    world.create::<Pod>(json!({"metadata": meta, "spec": spec})).await;
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_silent_minion_gets_no_pod_and_its_own_do_not_multiply() {
+async fn the_pods_of_a_silent_minion_move_to_others() {
     let world = World::new().await;
     world.node("n1").await;
-    world.node("n2").await;
+    bare_pod(&world, "bare", json!({}), json!([])).await;
+    bare_pod(&world, "tied", json!({}), json!([{"name": "v", "hostPath": {"path": "/srv"}}])).await;
     world.rc("web", 2).await;
-    let on = |w: &World, node: &str| w.pods().iter().filter(|(_, p)| p.node.as_deref() == Some(node)).count();
-    world.until("one pod on each", |w| (on(w, "n1") == 1 && on(w, "n2") == 1).then_some(())).await;
-    let silent = |w: &World| {
-        w.beat("n2");
-        (ready(w, "n1")? == "Unknown").then_some(())
-    };
-    world.until("n1 is silent", silent).await;
-    world.scale("web", 9).await;
-    let placed = |w: &World| {
-        w.beat("n2");
-        (on(w, "n1") + on(w, "n2") == 9).then_some(())
-    };
-    world.until("all are placed", placed).await;
-    assert_eq!((on(&world, "n1"), world.pods().len()), (1, 9), "{:#?}", world.pods());
+    while_beating(&world, "all are on n1", &["n1"], |w| (on(w, "n1") == 4).then_some(())).await;
+    world.node("n2").await;
+    let uid = |w: &World| w.registry.get_typed::<Pod>("default", "bare").and_then(|p| p.metadata.uid);
+    let before = uid(&world);
+    while_beating(&world, "n1 is silent", &["n2"], |w| (ready(w, "n1")? == "Unknown").then_some(())).await;
+    while_beating(&world, "three have moved", &["n2"], |w| (on(w, "n2") == 3).then_some(())).await;
+    assert_eq!((on(&world, "n1"), world.pods().len()), (1, 4), "{:#?}", world.pods());
+    let tied = world.pods().into_iter().find(|(name, _)| name == "tied").unwrap().1;
+    assert!(tied.lost && tied.node.as_deref() == Some("n1"), "its data is on n1");
+    assert_ne!(uid(&world), before, "another pod of the same name");
+    // Its minion deleted, there is nothing to wait for.
+    world.registry.delete(Node::row(), "", "n1", Expected::Any).await.unwrap();
+    while_beating(&world, "the tied one is gone", &["n2"], |w| (w.pods().len() == 3).then_some(())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_minion_that_is_silent_for_less_than_its_grace_keeps_its_pods() {
+    let world = World::new().await;
+    world.node("n1").await;
+    world.rc("web", 3).await;
+    while_beating(&world, "all are on n1", &["n1"], |w| (on(w, "n1") == 3).then_some(())).await;
+    world.node("n2").await;
+    let names = |w: &World| w.pods().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    let before = names(&world);
+    pass(&world, &["n2"], 4).await;
+    while_beating(&world, "both are ready", &["n1", "n2"], |w| (ready(w, "n1")? == "True").then_some(())).await;
+    assert_eq!((names(&world), on(&world, "n1")), (before, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_moves_while_most_minions_are_silent() {
+    let world = World::new().await;
+    for name in ["n1", "n2", "n3"] {
+        world.node(name).await;
+    }
+    world.rc("web", 6).await;
+    let all = ["n1", "n2", "n3"];
+    while_beating(&world, "two on each", &all, |w| all.iter().all(|n| on(w, n) == 2).then_some(())).await;
+    let silent = |w: &World| (ready(w, "n1")? == "Unknown" && ready(w, "n2")? == "Unknown").then_some(());
+    while_beating(&world, "two are silent", &["n3"], silent).await;
+    pass(&world, &["n3"], 900).await;
+    assert_eq!((on(&world, "n1"), on(&world, "n2"), on(&world, "n3")), (2, 2, 2));
+    while_beating(&world, "one comes back", &["n2", "n3"], |w| (on(w, "n1") == 0).then_some(())).await;
+    while_beating(&world, "the pods of the other moved", &["n2", "n3"], |w| {
+        (on(w, "n2") + on(w, "n3") == 6).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_of_its_own_outlives_the_node_that_is_deleted() {
+    let world = World::new().await;
+    world.node("n1").await;
+    bare_pod(&world, "bare", json!({}), json!([])).await;
+    bare_pod(&world, "stays", json!({"io.coracle/on-minion-loss": "stay"}), json!([])).await;
+    while_beating(&world, "both are on n1", &["n1"], |w| (on(w, "n1") == 2).then_some(())).await;
+    world.node("n2").await;
+    world.registry.delete(Node::row(), "", "n1", Expected::Any).await.unwrap();
+    while_beating(&world, "one has moved", &["n2"], |w| (on(w, "n2") == 1 && w.pods().len() == 1).then_some(())).await;
+    assert_eq!(world.pods()[0].0, "bare");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,6 @@
 //! Connections: accepted within a limit, served by one warp filter, drained when the server stops.
 
 use std::{
-    net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
@@ -27,7 +26,7 @@ use warp::Filter;
 
 use super::{
     Shared,
-    identity::Caller,
+    identity::{Caller, Ends},
     request::{self, Incoming},
 };
 
@@ -36,6 +35,8 @@ const HEADER_BYTES_MAX: usize = 64 << 10;
 const HEADERS_MAX: usize = 100;
 /// Requests in flight on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 1000;
+/// Connections of callers that are not known: each gets its refusal, all together cost little.
+const STRANGERS_MAX: usize = 16;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const ACCEPT_BACKOFF_MIN: Duration = Duration::from_millis(5);
 const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
@@ -43,6 +44,7 @@ const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// Accepts until `stop`, then lets open requests finish for the drain time at most.
 pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let connections = Arc::new(Semaphore::new(shared.limits.connections));
+    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     let (tasks, abort) = (TaskTracker::new(), CancellationToken::new());
     let mut backoff = ACCEPT_BACKOFF_MIN;
     let stop = shared.stop.clone();
@@ -56,10 +58,18 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         match accepted {
             Ok((stream, peer)) => {
                 backoff = ACCEPT_BACKOFF_MIN;
+                // Without an address of its own the connection is broken already.
+                let Ok(local) = stream.local_addr() else { continue };
+                let ends = Ends { peer, local: local.ip() };
+                let place = match shared.access.identify(ends) {
+                    Some(_) => place.ok(),
+                    None => strangers.clone().try_acquire_owned().ok(),
+                };
+                let Some(place) = place else { continue };
                 let (shared, abort) = (shared.clone(), abort.clone());
                 tasks.spawn(async move {
                     // Cancel-safe: aborting is what dropping the connection is for.
-                    abort.run_until_cancelled(connection(stream, peer, shared)).await;
+                    abort.run_until_cancelled(connection(stream, ends, shared)).await;
                     drop(place);
                 });
             }
@@ -84,7 +94,8 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+async fn connection(stream: TcpStream, ends: Ends, shared: Arc<Shared>) {
+    let peer = ends.peer;
     if let Err(error) = set_options(&stream, shared.limits.stall_time) {
         tracing::debug!(%peer, %error, "socket options");
     }
@@ -96,7 +107,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
             started.store(true, Ordering::Relaxed);
             let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok().map(str::to_owned));
             let authority = request.uri().authority().map(ToString::to_string).or(host);
-            request.extensions_mut().insert(Caller { peer, authority });
+            request.extensions_mut().insert(Caller { ends, authority });
             tower_service::Service::call(&mut app.clone(), request)
         })
     };

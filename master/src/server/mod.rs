@@ -38,6 +38,7 @@ mod write;
 use std::{net::SocketAddr, sync::Arc};
 
 use coracle_api::ApiError;
+use ipnet::IpNet;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -57,16 +58,19 @@ const DEFAULT_NAMESPACE: &str = "default";
 /// How to serve.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
-    /// The address; port 0 takes a free one. Only loopback as long as there is no authentication.
+    /// The address; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Who may call besides this host, as long as there is no authentication. An address that is
+    /// not loopback needs it.
+    pub allow_from: Vec<IpNet>,
     /// What one caller may cost.
     pub limits: Limits,
 }
 
 impl ServerConfig {
-    /// The defaults on an address.
+    /// The defaults on an address, for this host alone.
     pub fn new(listen: SocketAddr) -> Self {
-        Self { listen, limits: Limits::default() }
+        Self { listen, allow_from: Vec::new(), limits: Limits::default() }
     }
 }
 
@@ -75,10 +79,11 @@ impl ServerConfig {
 pub enum StartError {
     /// Anyone who reaches the address could do anything.
     #[error(
-        "--listen {0} would be open to other hosts, and callers are not authenticated yet: \
-         listen on a loopback address such as 127.0.0.1:8080"
+        "--listen {0} is open to other hosts, and callers are not authenticated yet: name those that may call with \
+         --allow-from CIDR. Whoever can send from there controls the cluster and, through it, is root on every \
+         minion. For this host alone listen on a loopback address such as 127.0.0.1:8080"
     )]
-    NotLoopback(SocketAddr),
+    OpenToAll(SocketAddr),
     /// The address can't be had.
     #[error("cannot listen on {address}: is another master running there?")]
     Bind {
@@ -105,8 +110,7 @@ pub(crate) struct Shared {
     limits: Limits,
     in_flight: limits::InFlight,
     metrics: metrics::Metrics,
-    /// The host part of the listen address.
-    listen_host: String,
+    access: identity::Access,
     /// Ends watches and other streams, and the accepting of connections.
     stop: CancellationToken,
     /// Watches and other streams.
@@ -131,9 +135,8 @@ impl Server {
         facts: ClusterFacts,
         stop: &CancellationToken,
     ) -> Result<Self, StartError> {
-        if !identity::is_loopback(config.listen.ip()) {
-            return Err(StartError::NotLoopback(config.listen));
-        }
+        let access = identity::Access::new(config.listen.ip(), &config.allow_from)
+            .ok_or(StartError::OpenToAll(config.listen))?;
         let bind = |source| StartError::Bind { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
@@ -152,7 +155,7 @@ impl Server {
             in_flight: limits::InFlight::new(&config.limits),
             limits: config.limits,
             metrics: metrics::Metrics::default(),
-            listen_host: address.ip().to_string(),
+            access,
             stop: stop.clone(),
             tasks: TaskTracker::new(),
         });

@@ -61,7 +61,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, incoming: Incoming) -> Response 
     let (method, path) = (incoming.method.clone(), incoming.path.clone());
     let Incoming { headers, caller, upgrade, body, .. } = incoming;
     let answered = async {
-        let identity = identity::authenticate(&caller, &headers, &shared.listen_host)?;
+        let identity = shared.access.authenticate(&caller, &headers)?;
         dispatch(&shared, route, Request { identity, query, headers, upgrade, body }).await
     };
     // A panic is a bug; it costs one request, not the connection's others.

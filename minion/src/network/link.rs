@@ -23,6 +23,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// How long the bridge asks for a pod's hardware address: twice, 50 ms apart. The kernel's own 3 s are
 /// for networks that lose packets, and a client of a dead pod would wait that long to be refused.
 const PATIENCE: [(&str, &str); 2] = [("mcast_solicit", "2"), ("retrans_time_ms", "50")];
+/// Of the service route. It is the net below: the service proxy may have a better one.
+const SERVICE_ROUTE_METRIC: u32 = 1024;
 /// Routes of the host's own addresses; they repeat the addresses.
 const TABLE_LOCAL: u8 = 255;
 
@@ -41,7 +43,7 @@ pub(super) struct Observed {
     pub(super) index: u32,
     pub(super) up: bool,
     pub(super) addresses: Vec<Ipv4Net>,
-    /// Source addresses of routes of the service range onto the bridge.
+    /// Source addresses of routes of the service range onto the bridge with the right metric.
     pub(super) service_routes: Vec<Option<Ipv4Addr>>,
     /// Whether it gives up on an address that nobody has as soon as we want.
     pub(super) gives_up: bool,
@@ -122,6 +124,7 @@ impl Links {
             service_routes: routes
                 .iter()
                 .filter(|r| route_interface(r) == Some(index) && route_cidr(r) == Some(desired.service_cidr))
+                .filter(|r| route_metric(r) == Some(SERVICE_ROUTE_METRIC))
                 .map(route_source)
                 .collect(),
             gives_up: PATIENCE.iter().all(|(name, value)| {
@@ -149,6 +152,7 @@ impl Links {
                     .destination_prefix(cidr.network(), cidr.prefix_len())
                     .output_interface(index)
                     .pref_source(desired.gateway.addr())
+                    .priority(SERVICE_ROUTE_METRIC)
                     .scope(RouteScope::Link)
                     .build();
                 let add = self.handle.route().add(route).replace();
@@ -259,6 +263,13 @@ pub(super) fn route_cidr(route: &RouteMessage) -> Option<Ipv4Net> {
 pub(super) fn route_interface(route: &RouteMessage) -> Option<u32> {
     route.attributes.iter().find_map(|a| match a {
         RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
+fn route_metric(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Priority(metric) => Some(*metric),
         _ => None,
     })
 }

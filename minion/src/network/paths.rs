@@ -20,6 +20,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
+    str::FromStr,
 };
 
 use coracle_api::{client::Change, core::Node};
@@ -60,6 +61,19 @@ pub enum PodRoutes {
     Direct,
     /// Through the tunnel only: for segments that drop packets from foreign addresses.
     Vxlan,
+}
+
+impl FromStr for PodRoutes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "direct" => Ok(Self::Direct),
+            "vxlan" => Ok(Self::Vxlan),
+            _ => Err("expected auto, direct or vxlan".into()),
+        }
+    }
 }
 
 /// Name of the cluster's tunnel; like the bridge's it fits the kernel's 15 characters.

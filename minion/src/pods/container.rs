@@ -24,15 +24,12 @@ pub fn infra_spec(pod: &Pod, attempt: u32, config: &Config) -> InfraSpec {
     let name = ContainerName::of(pod, labels::INFRA, &infra_hash(pod), attempt);
     let spec = pod.spec.clone().unwrap_or_default();
     let host_network = spec.host_network == Some(true);
-    let (dns, dns_search) = resolver(pod, &spec, host_network, config);
     InfraSpec {
         labels: name.labels(&config.cluster_id, &config.node),
         name: name.to_string(),
         hostname: hostname(pod, &spec),
         ports: if host_network { Vec::new() } else { published_ports(&spec, config) },
         host_network,
-        dns,
-        dns_search,
     }
 }
 
@@ -125,26 +122,6 @@ fn published_ports(spec: &PodSpec, config: &Config) -> Vec<PublishedPort> {
     published
 }
 
-fn resolver(pod: &Pod, spec: &PodSpec, host_network: bool, config: &Config) -> (Vec<IpAddr>, Vec<String>) {
-    let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
-    let cluster = match policy {
-        "ClusterFirst" => !host_network,
-        "ClusterFirstWithHostNet" => true,
-        _ => false,
-    };
-    let (mut servers, mut search) = (Vec::new(), Vec::new());
-    if cluster && !config.dns.is_empty() {
-        let (namespace, domain) = (name_of(pod).0, &config.cluster_domain);
-        servers.clone_from(&config.dns);
-        search = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
-    }
-    if let Some(own) = &spec.dns_config {
-        servers.extend(own.nameservers.iter().flatten().filter_map(|ip| ip.parse::<IpAddr>().ok()));
-        search.extend(own.searches.iter().flatten().cloned());
-    }
-    (servers, search)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -159,9 +136,7 @@ mod tests {
     }
 
     fn config() -> Config {
-        let mut config = Config::new("n1", [192, 0, 2, 1].into(), "0badcafe", "/nonexistent".into());
-        config.dns = vec![[10, 0, 0, 10].into()];
-        config
+        Config::new("n1", [192, 0, 2, 1].into(), "0badcafe", "/nonexistent".into())
     }
 
     fn built(pod: &Pod) -> Result<ContainerSpec, ConfigError> {
@@ -213,7 +188,6 @@ mod tests {
         let infra = infra_spec(&pod, 0, &config());
         let ports: Vec<_> = infra.ports.iter().map(|p| (p.container_port, p.host_port, p.protocol.as_str())).collect();
         assert_eq!(ports, [(53, 5353, "udp"), (54, 5454, "udp")]);
-        assert_eq!(infra.dns_search[0], "shop.svc.cluster.local");
     }
 
     #[test]
@@ -229,11 +203,11 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_on_the_nodes_network_uses_the_nodes_resolver_and_publishes_nothing() {
+    fn a_pod_on_the_nodes_network_publishes_nothing() {
         let pod = pod(json!({"hostNetwork": true, "hostname": "x".repeat(80), "containers": [
             {"name": "a", "ports": [{"containerPort": 80, "hostPort": 80}]}]}));
         let infra = infra_spec(&pod, 0, &config());
-        assert!(infra.host_network && infra.ports.is_empty() && infra.dns.is_empty());
+        assert!(infra.host_network && infra.ports.is_empty());
         assert_eq!(infra.hostname.len(), 63);
     }
 }

@@ -20,6 +20,7 @@ use super::{
     naming::uid_of,
     operations::{Action, Outcome, Pull},
     report::{PodEvent, Report, ReportError},
+    resolver::{self, Resolvers, resolv_conf},
     restart,
 };
 use crate::{
@@ -34,6 +35,10 @@ pub(super) const RESTARTS_MAX: usize = 2;
 const POST_START_LIMIT: Duration = Duration::from_secs(600);
 /// What a container gets between its preStop hook and SIGKILL, however long the hook took.
 const GRACE_AFTER_HOOK_MIN: Duration = Duration::from_secs(2);
+/// Pods that moved away while this minion was cut off are stopped before another starts: they may hold
+/// its ports, and what it is given may be the very pod that must not run twice. Longer than their
+/// grace.
+const LEAVING_MAX: Duration = Duration::from_secs(15);
 /// Waiting for the first word of a registry when the image is here already.
 const REGISTRY_SILENCE_MAX: Duration = Duration::from_secs(10);
 
@@ -44,6 +49,8 @@ pub(super) struct Shared<R, P> {
     pub(super) runtime: Arc<R>,
     pub(super) report: Arc<P>,
     pub(super) volumes: Volumes,
+    /// How many pods that a list no longer named are still being stopped.
+    pub(super) leaving: watch::Sender<usize>,
     pub(super) starts: Semaphore,
     pub(super) restarts: Semaphore,
     pub(super) pulls: Semaphore,
@@ -108,6 +115,17 @@ impl<R: Runtime, P: Report> Step<'_, R, P> {
 
     /// A permit to start something, or `None` when told to give up while waiting for it.
     async fn permit(&self, restart: bool) -> Option<SemaphorePermit<'_>> {
+        if !restart {
+            let mut leaving = self.shared.leaving.subscribe();
+            let stopped = tokio::time::timeout(LEAVING_MAX, leaving.wait_for(|leaving| *leaving == 0));
+            // Cancel-safe: both only wait.
+            tokio::select! {
+                biased;
+                () = self.job.cancel.cancelled() => return None,
+                // Late or not: what does not stop must not keep others from running.
+                _ = stopped => {}
+            }
+        }
         // Cancel-safe: a permit that is not taken stays with its semaphore.
         tokio::select! {
             biased;
@@ -257,8 +275,9 @@ impl<R: Runtime, P: Report> Step<'_, R, P> {
         container: &Container,
         around: &Surroundings<'_>,
     ) -> Result<Vec<String>, String> {
+        let dns = self.shared.config.dns.clone().filter(|_| !resolver::is_mounted(container));
         let mounts = container.volume_mounts.as_deref().unwrap_or_default();
-        if mounts.is_empty() {
+        if mounts.is_empty() && dns.is_none() {
             return Ok(Vec::new());
         }
         let mut container = container.clone();
@@ -271,8 +290,20 @@ impl<R: Runtime, P: Report> Step<'_, R, P> {
             }
         }
         let (volumes, pod) = (self.shared.volumes.clone(), Arc::clone(pod));
-        let binds = tokio::task::spawn_blocking(move || volumes.binds(&pod, &container)).await;
-        binds.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+        let binds = tokio::task::spawn_blocking(move || {
+            let mut binds = volumes.binds(&pod, &container).map_err(|e| e.to_string())?;
+            if let Some(dns) = dns {
+                let around = Resolvers {
+                    cluster: dns.server.borrow().map(|server| server.ip()),
+                    domain: &dns.domain,
+                    host: &dns.host.read(),
+                };
+                let path = volumes.resolv_conf(&pod, &resolv_conf(&pod, around).to_string())?;
+                binds.push(resolver::bind(&path, &container)?);
+            }
+            Ok(binds)
+        });
+        binds.await.map_err(|e| e.to_string())?
     }
 
     async fn run_hook(&self, pod: &Pod, name: &str, id: &ContainerId) -> Outcome {

@@ -23,6 +23,7 @@ use super::{
     supervisor::Supervisor,
 };
 use crate::{
+    dns::HostFiles,
     runtime::{ContainerId, Runtime},
     volumes::Volumes,
 };
@@ -41,10 +42,8 @@ pub struct Config {
     /// TCP listeners of this process. A host port of theirs is published on the node's address only,
     /// since the engine could not have it on all.
     pub own_listeners: Vec<SocketAddr>,
-    /// Name servers of pods with dnsPolicy ClusterFirst; empty for the engine's choice.
-    pub dns: Vec<IpAddr>,
-    /// `cluster.local`
-    pub cluster_domain: String,
+    /// What pods' resolv.conf is made of; `None` leaves it to the engine.
+    pub dns: Option<PodDns>,
     /// Containers starting at once. The engine gains nothing beyond 4.
     pub starts_max: usize,
     /// Images pulled at once.
@@ -62,13 +61,23 @@ impl Config {
             cluster_id: cluster_id.to_owned(),
             root,
             own_listeners: Vec::new(),
-            dns: Vec::new(),
-            cluster_domain: "cluster.local".into(),
+            dns: None,
             starts_max: 4,
             pulls_max: 3,
             clock: Clock::system(),
         }
     }
+}
+
+/// Whom pods ask for names.
+#[derive(Debug, Clone)]
+pub struct PodDns {
+    /// Where the node's DNS server listens, while it does.
+    pub server: watch::Receiver<Option<SocketAddr>>,
+    /// `cluster.local`
+    pub domain: String,
+    /// Whom the host asks.
+    pub host: HostFiles,
 }
 
 /// What the manager follows. Feed them from reflectors; a dropped sender ends the manager.
@@ -126,6 +135,7 @@ impl Manager {
         let (services, services_seen) = watch::channel(Arc::default());
         let shared = Shared {
             volumes: Volumes::new(&config.root),
+            leaving: watch::Sender::new(0),
             starts: Semaphore::new(config.starts_max.max(1)),
             restarts: Semaphore::new(RESTARTS_MAX),
             pulls: Semaphore::new(config.pulls_max.max(1)),

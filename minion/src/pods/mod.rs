@@ -34,6 +34,7 @@ pub mod observation;
 pub mod operations;
 pub mod plan;
 pub mod report;
+mod resolver;
 pub mod resources;
 pub mod restart;
 pub mod status;
@@ -42,7 +43,7 @@ mod supervisor;
 mod worker;
 
 pub use clock::Clock;
-pub use manager::{Config, FindError, Inputs, Manager, PodQuery};
+pub use manager::{Config, FindError, Inputs, Manager, PodDns, PodQuery};
 pub use report::{ApiReporter, EventType, PodEvent, Report, ReportError};
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ struct Entry {
     mailbox: Arc<Mailbox>,
     /// The worker has done its work; the master's word that the pod is gone is still to come.
     finished: bool,
+    /// A list no longer named it: it stops before others start.
+    leaving: bool,
 }
 
 /// See the module.
@@ -171,8 +173,22 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
             }
         }
         for (uid, part) in parts {
-            self.work(uid, None, Some((since, part)));
+            self.work(uid.clone(), None, Some((since, part)));
+            self.leave(&uid);
         }
+    }
+
+    /// Counts a pod among those that stop before others start.
+    fn leave(&mut self, uid: &str) {
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.leaving = true;
+        }
+        self.count_leaving();
+    }
+
+    fn count_leaving(&self) {
+        let leaving = self.entries.values().filter(|e| e.leaving && e.pod.is_none() && !e.finished).count();
+        self.shared.leaving.send_if_modified(|count| std::mem::replace(count, leaving) != leaving);
     }
 
     /// Starts the workers once everything that they need is known.
@@ -222,7 +238,7 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
         let worker = Worker::new(Arc::clone(&self.shared), uid.clone(), pod.clone(), Arc::clone(&mailbox));
         let task = self.workers.spawn(worker.run(self.shutdown.clone()));
         self.uids.insert(task.id(), uid.clone());
-        self.entries.insert(uid, Entry { pod, mailbox, finished: false });
+        self.entries.insert(uid, Entry { pod, mailbox, finished: false, leaving: false });
     }
 
     fn worker_ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
@@ -231,6 +247,11 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
             Err(e) => (e.id(), None),
         };
         let Some(uid) = self.uids.remove(&id) else { return };
+        self.take_back(uid, ended);
+        self.count_leaving();
+    }
+
+    fn take_back(&mut self, uid: String, ended: Option<Ended>) {
         let Some(entry) = self.entries.get_mut(&uid) else { return };
         match (ended, entry.pod.take()) {
             (None, pod) => {
@@ -253,6 +274,7 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
                 let gone: Vec<_> = self.entries.keys().filter(|uid| !listed.contains(*uid)).cloned().collect();
                 for uid in gone {
                     self.forget(&uid);
+                    self.leave(&uid);
                 }
                 for pod in pods {
                     self.apply(pod);
@@ -280,7 +302,7 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
             }
             None if self.active => self.work(uid, Some(pod), None),
             None => {
-                let entry = Entry { pod: Some(pod), mailbox: Arc::default(), finished: false };
+                let entry = Entry { pod: Some(pod), mailbox: Arc::default(), finished: false, leaving: false };
                 self.entries.insert(uid, entry);
             }
         }

@@ -365,6 +365,24 @@ async fn a_pod_that_vanished_is_cleaned_up_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_moved_away_while_the_minion_was_cut_off_stops_before_anything_starts() {
+    let mut node = Node::new();
+    node.start().await;
+    let slow = serde_json::json!({"name": "old", "image": "nginx", "lifecycle": {"preStop": {"exec": {"command": ["sleep", "3"]}}}});
+    node.apply(pod("u1", serde_json::json!([slow]))).await;
+    node.until_status("u1", "Running old:ready").await;
+    let moved = pod("u2", serde_json::json!([server("new")]));
+    let master = node.master.as_ref().unwrap();
+    master.state.lock().unwrap().pods = BTreeMap::from([("u2".to_owned(), moved.clone())]);
+    master.watch.send(Change::Replaced(vec![moved])).await.unwrap();
+    node.until("the new one runs", |node| {
+        assert!(node.running("old").is_empty() || node.running("new").is_empty(), "both run");
+        !node.running("new").is_empty()
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_deleted_while_it_waits_for_its_image_goes_at_once() {
     let mut node = Node::new();
     node.hollow.take_image("nginx", false);

@@ -70,7 +70,7 @@ pub(super) async fn run<P: DataPlane>(
                 continue;
             }
             reason = plane.disturbed(), if applied.is_some() => {
-                tracing::warn!(reason, "the service proxy's rules were changed by others; loading them again");
+                tracing::warn!(reason, "what the service proxy set on the host was changed by others; setting it again");
                 (applied, dirty) = (None, true);
                 next = next.max(repair_from);
                 continue;

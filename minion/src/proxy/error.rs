@@ -1,6 +1,6 @@
-//! Why the packet filter was not set.
+//! Why a table was not put in force.
 
-/// Errors of the data plane in the kernel. Each is tried again with a full load.
+/// Errors of the data planes. Each is tried again with a full load.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
     /// The tool is not installed.
@@ -16,6 +16,44 @@ pub enum ProxyError {
         what: &'static str,
         /// Its words, cut.
         output: String,
+    },
+    /// The portals' network namespace can't be had.
+    #[error("network namespace {name} can't be used (this needs root)")]
+    Namespace {
+        /// Its name.
+        name: String,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A part of the proxy did not start.
+    #[error("opening {what}")]
+    Open {
+        /// Which.
+        what: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The pod network is not there, or is being made again.
+    #[error("there is no link {0}: the pod network must be there first")]
+    NoBridge(String),
+    /// The kernel refused a link or route.
+    #[error("{what} (this needs root)")]
+    Netlink {
+        /// What was asked.
+        what: &'static str,
+        /// Its answer.
+        #[source]
+        source: Box<rtnetlink::Error>,
+    },
+    /// The kernel did not answer in time; the outcome is unknown.
+    #[error("{what} took longer than {seconds} s")]
+    NetlinkTimeout {
+        /// What was asked.
+        what: &'static str,
+        /// The limit.
+        seconds: u64,
     },
     /// No end in time; the outcome is unknown.
     #[error("nft took longer than {seconds} s for {what}")]

@@ -4,21 +4,27 @@
 //! * [`table`]: where each portal leads, and what differs between two tables. Pure.
 //! * [`driver`]: follows the watches and carries tables over into a [`driver::DataPlane`].
 //! * [`nftables`], [`nft`], [`monitor`], [`conntrack`]: the data plane in the kernel.
+//! * [`userspace`]: the data plane of hosts where that can't be used.
+//! * [`mode`]: which of them.
 //!
-//! Owns the nftables table `coracle-<cluster>` and nothing else of the packet filter; the route of
-//! the service range is the pod network's.
+//! Owns either the nftables table `coracle-<cluster>`, or the network namespace of that name, its
+//! link to the pod bridge, and routes that lead there. A plain route of the service range onto the
+//! bridge, and what the engine's filter lets through, are the pod network's.
 //!
 //! Invariant: what is addressed to the service range and answered by no portal is refused on this
-//! host. Rules outlive the process: pods keep their services while a minion restarts.
+//! host. What is set on the host outlives the process; in the kernel that means that pods keep their
+//! services while a minion restarts.
 
 mod conntrack;
 mod driver;
 mod error;
 pub mod inputs;
+pub mod mode;
 pub(crate) mod monitor;
 pub mod nft;
 mod nftables;
 pub mod table;
+mod userspace;
 
 use coracle_api::{
     client::{Change, Client, ListParams, Reflector},
@@ -35,7 +41,10 @@ use crate::feed;
 
 pub use error::ProxyError;
 use inputs::Site;
+use mode::Plane;
+pub use mode::ProxyMode;
 use nftables::Nftables;
+use userspace::Userspace;
 
 /// What the proxy serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +61,8 @@ pub struct ProxyConfig {
     pub pod_cidr: Ipv4Net,
     /// Where services may have external addresses.
     pub external: Vec<Ipv4Net>,
+    /// Which data plane serves them.
+    pub mode: ProxyMode,
 }
 
 impl ProxyConfig {
@@ -84,13 +95,46 @@ impl Feeds {
     }
 }
 
-/// Runs the proxy in the kernel until `stop` or until a feed ends. `synced` becomes true when the
-/// first complete table is loaded.
+/// Runs the proxy until `stop` or until a feed ends. `synced` becomes true when the first complete
+/// table is loaded; what the other data plane left on the host goes then.
 pub async fn run(config: ProxyConfig, feeds: Feeds, synced: watch::Sender<bool>, stop: CancellationToken) {
-    driver::run(Nftables::new(&config), config.site(), feeds, synced, stop).await;
+    let choice = tokio::select! {
+        // Cancel-safe: a probe that is cut off changes nothing.
+        choice = mode::choose(&config) => choice,
+        () = stop.cancelled() => return,
+    };
+    tracing::info!(plane = %choice.plane, reason = choice.reason, "service proxy");
+    let mut loaded = synced.subscribe();
+    let id = config.cluster_id.clone();
+    let tidying = async {
+        // An error means that the proxy has ended before.
+        if loaded.wait_for(|loaded| *loaded).await.is_ok()
+            && let Err(error) = remove_other(choice.plane, &id).await
+        {
+            tracing::debug!(%error, "nothing of another data plane is removed");
+        }
+    };
+    let site = config.site();
+    match choice.plane {
+        Plane::Nftables => {
+            let running = driver::run(Nftables::new(&config), site, feeds, synced, stop);
+            tokio::join!(running, tidying);
+        }
+        Plane::Userspace => {
+            let running = driver::run(Userspace::new(&config), site, feeds, synced, stop);
+            tokio::join!(running, tidying);
+        }
+    }
 }
 
-/// A running proxy. Dropping it stops it; the rules stay.
+async fn remove_other(plane: Plane, cluster_id: &str) -> Result<(), ProxyError> {
+    match plane {
+        Plane::Nftables => userspace::remove(cluster_id).await,
+        Plane::Userspace => nftables::remove(cluster_id).await,
+    }
+}
+
+/// A running proxy. Dropping it stops it; what it set on the host stays.
 #[derive(Debug)]
 pub struct Proxy {
     synced: watch::Receiver<bool>,
@@ -119,7 +163,8 @@ impl Proxy {
         let _ = self.synced.clone().wait_for(|synced| *synced).await;
     }
 
-    /// Stops following the master. The rules stay, so running pods keep their services.
+    /// Stops following the master. Rules in the kernel stay, so running pods keep their services; in
+    /// userspace, connections end.
     pub async fn shutdown(mut self) {
         self.stop.cancel();
         if let Some(task) = self.task.take()
@@ -136,7 +181,12 @@ impl Drop for Proxy {
     }
 }
 
-/// Removes the cluster's rules from this host, for a reset. None there is success.
+/// Removes what either data plane set on this host, for a reset. None there is success.
 pub async fn remove(cluster_id: &str) -> Result<(), ProxyError> {
-    nftables::remove(cluster_id).await
+    userspace::remove(cluster_id).await?;
+    match nftables::remove(cluster_id).await {
+        // A kernel without nftables refuses everything, and has no table.
+        Err(ProxyError::Refused { .. }) if !nftables::works().await => Ok(()),
+        result => result,
+    }
 }

@@ -1,6 +1,6 @@
 //! The data plane in the kernel: runs `nft`, and notices when its work is undone.
 
-use std::{io, net::SocketAddrV4, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, io, net::SocketAddrV4, process::Stdio, time::Duration};
 
 use tokio::{io::AsyncWriteExt, process::Command, time::Instant};
 
@@ -9,7 +9,7 @@ use super::{
     driver::DataPlane,
     monitor::{Heard, Monitor},
     nft::{self, Frame, Masquerade, Refusal, Ruleset},
-    table::{Delta, Portal, Table},
+    table::{Backends, Delta, Forward, Frontend, Portal, Protocol, Table},
 };
 use crate::network;
 
@@ -37,18 +37,9 @@ pub(super) struct Nftables {
 
 impl Nftables {
     pub(super) fn new(config: &ProxyConfig) -> Self {
-        let frame = Frame {
-            table: nft::table_name(&config.cluster_id),
-            service_cidr: config.service_cidr.trunc(),
-            pods_cidr: config.pods_cidr.trunc(),
-            pod_cidr: config.pod_cidr.trunc(),
-            gateway: network::gateway(config.pod_cidr).addr(),
-            masquerade: masquerade_now(),
-            refusal: Refusal::of_kernel(&std::fs::read_to_string(KERNEL_RELEASE).unwrap_or_default()),
-        };
         let now = Instant::now();
         Self {
-            ruleset: Ruleset::new(frame),
+            ruleset: Ruleset::new(frame(config)),
             monitor: None,
             next_look: now + LOOK_INTERVAL,
             next_verify: now + VERIFY_INTERVAL,
@@ -146,6 +137,40 @@ impl DataPlane for Nftables {
             }
         }
     }
+}
+
+fn frame(config: &ProxyConfig) -> Frame {
+    Frame {
+        table: nft::table_name(&config.cluster_id),
+        service_cidr: config.service_cidr.trunc(),
+        pods_cidr: config.pods_cidr.trunc(),
+        pod_cidr: config.pod_cidr.trunc(),
+        gateway: network::gateway(config.pod_cidr).addr(),
+        masquerade: masquerade_now(),
+        refusal: Refusal::of_kernel(&std::fs::read_to_string(KERNEL_RELEASE).unwrap_or_default()),
+    }
+}
+
+/// Whether tool and kernel can do what the rules need: makes a table with one of each, and removes
+/// it, in one transaction.
+pub(super) async fn probe(config: &ProxyConfig) -> Result<(), ProxyError> {
+    let frame = frame(config);
+    let table = format!("{}-probe", frame.table);
+    let mut ruleset = Ruleset::new(Frame { table: table.clone(), ..frame });
+    let portal = |at, port| Portal { at, protocol: Protocol::Tcp, port };
+    let backends: Backends = [1, 2].map(|port| SocketAddrV4::new(config.pod_cidr.addr(), port)).into();
+    let sticky = Forward { backends: backends.clone(), sticky: Some(1) };
+    let portals = [
+        (portal(Frontend::Service(config.service_cidr.addr()), 1), Forward::to(backends)),
+        (portal(Frontend::Node, 1), sticky),
+    ];
+    let script = ruleset.full(&Table::from(BTreeMap::from(portals))) + &nft::remove(&table);
+    run("a probe table", &["-f", "-"], &script, |_| {}).await.map(drop)
+}
+
+/// Whether the kernel has nftables at all.
+pub(super) async fn works() -> bool {
+    run("a look at the tables", &["list", "tables", "ip"], "", |_| {}).await.is_ok()
 }
 
 /// Removes the cluster's table.

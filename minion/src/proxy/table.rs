@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::{self, Display},
     net::{Ipv4Addr, SocketAddrV4},
     sync::Arc,
 };
@@ -72,6 +73,16 @@ pub struct Portal {
     pub protocol: Protocol,
     /// The service's port, or its node port.
     pub port: u16,
+}
+
+impl Display for Portal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, protocol, port } = self;
+        match at.address() {
+            Some(ip) => write!(f, "{}/{ip}:{port}", protocol.as_str()),
+            None => write!(f, "{}/node:{port}", protocol.as_str()),
+        }
+    }
 }
 
 impl Portal {

@@ -34,8 +34,6 @@ impl Fixture {
             hostname: "contract".into(),
             ports: Vec::new(),
             host_network: false,
-            dns: Vec::new(),
-            dns_search: Vec::new(),
         }
     }
 

@@ -130,10 +130,6 @@ pub struct InfraSpec {
     pub ports: Vec<PublishedPort>,
     /// Share the node's network instead of having an own address.
     pub host_network: bool,
-    /// Name servers for resolv.conf; empty for the engine's choice.
-    pub dns: Vec<IpAddr>,
-    /// Search domains for resolv.conf.
-    pub dns_search: Vec<String>,
 }
 
 /// A port published on the node.

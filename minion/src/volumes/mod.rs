@@ -1,4 +1,5 @@
-//! Volumes of pods on this node: `<root>/pods/<uid>/volumes/<kind>/<name>`.
+//! Volumes of pods on this node: `<root>/pods/<uid>/volumes/<kind>/<name>`; beside them the pod's
+//! resolv.conf.
 //!
 //! Keyed by the pod's UID, so that a new pod of an old name never sees old data. A volume lives
 //! as long as the pod object, through restarts of containers and of the infra container. All
@@ -88,6 +89,30 @@ impl Volumes {
             binds.push(format!("{text}:{}{suffix}", mount.mount_path));
         }
         Ok(binds)
+    }
+
+    /// Makes the pod's resolv.conf have this text; its path. Replaced in one piece, so that no container
+    /// reads half of it; one that runs already keeps the file that it has.
+    pub fn resolv_conf(&self, pod: &Pod, text: &str) -> Result<PathBuf, String> {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let dir = self.pod_dir(uid).ok_or_else(|| format!("the pod's uid {uid:?} may not contain a path"))?;
+        let path = dir.join("resolv.conf");
+        // A container may write to it: its length is looked at first, so that it is never long to read.
+        let same = fs::metadata(&path).is_ok_and(|m| m.len() == text.len() as u64)
+            && fs::read(&path).is_ok_and(|known| known == text.as_bytes());
+        if same {
+            return Ok(path);
+        }
+        // Containers of a pod start at the same time.
+        let new = dir.join(format!(".resolv.conf-{}", uuid::Uuid::new_v4().simple()));
+        let write = || -> io::Result<()> {
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(&dir)?;
+            fs::write(&new, text)?;
+            fs::set_permissions(&new, fs::Permissions::from_mode(0o644))?;
+            fs::rename(&new, &path)
+        };
+        write().map_err(|e| format!("the pod's {} can't be written: {e}", path.display()))?;
+        Ok(path)
     }
 
     /// Removes all that is kept for a pod. Nothing there is success.

@@ -34,6 +34,27 @@ fn an_empty_dir_belongs_to_the_uid_and_anyone_may_write() {
 }
 
 #[test]
+fn a_resolv_conf_is_replaced_only_when_it_must_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let volumes = Volumes::new(dir.path());
+    let pod = pod("u1", serde_json::json!({"name": "v"}), serde_json::json!({"name": "v", "mountPath": "/d"}));
+    let path = volumes.resolv_conf(&pod, "nameserver 192.0.2.1\n").unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+    let first = inode(&path);
+    volumes.resolv_conf(&pod, "nameserver 192.0.2.1\n").unwrap();
+    assert_eq!(inode(&path), first);
+    let open = fs::File::open(&path).unwrap();
+    volumes.resolv_conf(&pod, "nameserver 192.0.2.2\n").unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "nameserver 192.0.2.2\n");
+    assert_eq!(io::read_to_string(open).unwrap(), "nameserver 192.0.2.1\n", "who has it keeps it");
+    assert_eq!(fs::read_dir(dir.path().join("pods/u1")).unwrap().count(), 1, "nothing else is left");
+    assert_eq!(volumes.kept(), ["u1"]);
+    volumes.remove("u1").unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
 fn removal_does_not_follow_symlinks() {
     let dir = tempfile::tempdir().unwrap();
     let outside = tempfile::tempdir().unwrap();

@@ -130,8 +130,6 @@ impl Bench {
             hostname: format!("pod-{uid}"),
             ports: Vec::new(),
             host_network: false,
-            dns: Vec::new(),
-            dns_search: Vec::new(),
         }
     }
 

@@ -34,12 +34,13 @@ struct State {
     beats: Vec<Value>,
 }
 
-/// A master with nodes, heartbeats and one pod.
+/// A master with nodes, heartbeats, one pod and one service.
 struct Master {
     url: String,
     cluster: Value,
     pod_cidr: String,
     pod: Value,
+    portal: String,
     state: Mutex<State>,
 }
 
@@ -61,6 +62,7 @@ impl Master {
                     "name": "web", "image": b.image, "imagePullPolicy": "Never", "command": ["/bin/sh", "-c", "sleep 1000"],
                 }]},
             }),
+            portal: Ipv4Addr::from(u32::from(service_cidr.network()) + 7).to_string(),
             state: Mutex::default(),
         });
         let serving = Arc::clone(&master);
@@ -112,9 +114,15 @@ impl Master {
                 answer(200, &body)
             }
             (&Method::GET, ["api", "v1", plural]) => {
+                let service = json!({
+                    "apiVersion": "v1", "kind": "Service",
+                    "metadata": {"name": "shop", "namespace": "default", "resourceVersion": "1"},
+                    "spec": {"clusterIP": self.portal, "ports": [{"port": 80}]},
+                });
                 let items: Vec<&Value> = match *plural {
                     "nodes" => state.nodes.values().collect(),
                     "pods" => vec![&self.pod],
+                    "services" => vec![&service],
                     _ => Vec::new(),
                 };
                 answer(200, &json!({"metadata": {"resourceVersion": "1"}, "items": items}))
@@ -210,6 +218,54 @@ async fn a_minion_registers_beats_and_leaves_its_pods_running_when_it_stops() {
         let report = reset(config).await.unwrap();
         assert_eq!((report.containers, report.networks), (2, 1));
         assert!(running().await.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pod_finds_a_service_by_its_short_name_also_after_the_minion_was_away() {
+    with_engine(async |b: &Bench| {
+        let master = Master::start(b).await;
+        let root = tempfile::tempdir().unwrap();
+        let config = MinionConfig {
+            name: Some(NODE.into()),
+            address: Some("127.0.0.1".parse().unwrap()),
+            ..MinionConfig::new(&master.url, root.path())
+        };
+        let start = async || {
+            let minion = tokio::time::timeout(DEADLINE, Minion::start(config.clone())).await.unwrap().unwrap();
+            tokio::time::timeout(DEADLINE, minion.ready()).await.expect("is ready in time");
+            minion
+        };
+        let minion = start().await;
+        let web = eventually("the pod runs", async || {
+            let seen = b.runtime.list().await.unwrap();
+            seen.into_iter().find(|c| c.name == "web" && matches!(c.state, Running { .. })).map(|c| c.id)
+        })
+        .await;
+        let run = async |command: &[&str]| {
+            let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
+            b.runtime.exec(&web, &command, DEADLINE).await.unwrap()
+        };
+        let network: Ipv4Net = master.pod_cidr.parse().unwrap();
+        let gateway = Ipv4Addr::from(u32::from(network.network()) + 1);
+        let conf = run(&["/bin/cat", "/etc/resolv.conf"]).await.output;
+        let begins = format!("nameserver {gateway}\nsearch default.svc.cluster.local svc.cluster.local cluster.local");
+        assert!(conf.starts_with(&begins) && conf.ends_with("options ndots:5\n"), "{conf}");
+
+        // It asks in all search domains, and fails if one of them does not have the name.
+        let found = run(&["/bin/busybox", "nslookup", "shop"]).await.output;
+        let expected = format!("Name:\tshop.default.svc.cluster.local\nAddress: {}\n", master.portal);
+        assert!(found.contains(&expected), "{found}");
+        let missing = run(&["/bin/busybox", "nslookup", "none.default.svc.cluster.local"]).await;
+        assert!(missing.code != 0 && missing.output.contains("NXDOMAIN"), "{missing:?}");
+
+        minion.shutdown().await;
+        let minion = start().await;
+        let found = run(&["/bin/busybox", "nslookup", "shop"]).await.output;
+        assert!(found.contains(&expected), "{found}");
+        minion.shutdown().await;
+        reset(ResetConfig { root_dir: root.path().to_owned(), docker: None, cluster_id: None }).await.unwrap();
     })
     .await;
 }

@@ -1,7 +1,7 @@
 //! The pod network and the proxy on the engine of this machine, with Docker's own rules in force.
 
 use std::{
-    net::TcpStream,
+    net::{Ipv4Addr, TcpStream},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -13,7 +13,7 @@ use coracle_api::{
 };
 use coracle_minion::{
     network::{self, NetworkConfig, NetworkError, PodNetwork, PodRoutes, bridge_name, network_name},
-    proxy::{self, Proxy, ProxyConfig},
+    proxy::{self, Proxy, ProxyConfig, ProxyMode},
 };
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -54,6 +54,7 @@ impl Scene {
         quiet(&format!("docker network rm {} {}", network_name(self.cluster), self.foreign()));
         quiet(&format!("docker image rm {}", self.image()));
         quiet(&format!("nft delete table ip {}", proxy::nft::table_name(self.cluster)));
+        quiet(&format!("ip netns del coracle-{}", self.cluster));
     }
 
     fn image(&self) -> String {
@@ -136,19 +137,26 @@ fn ask(ip: &str, port: u16) -> std::io::Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pods_on_docker_reach_services_each_other_and_themselves() {
-    let scene = Scene::new("7e57d001", "10.213.1.0/24", "10.212.0.0/16");
+async fn pods_on_docker_reach_services_each_other_and_themselves_with_nftables() {
+    pods_on_docker_reach_services(Scene::new("7e57d001", "10.213.1.0/24", "10.212.0.0/16"), ProxyMode::Nftables).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_on_docker_reach_services_each_other_and_themselves_with_userspace() {
+    pods_on_docker_reach_services(Scene::new("7e57d003", "10.213.4.0/24", "10.215.0.0/16"), ProxyMode::Userspace).await;
+}
+
+async fn pods_on_docker_reach_services(scene: Scene, mode: ProxyMode) {
     scene.import_image();
     let network = PodNetwork::ensure(&engine(), scene.config(), alone()).await.unwrap();
-    assert_eq!(network.gateway().to_string(), "10.213.1.1");
+    // The 5th, 6th.. address of the service range.
+    let portal = |host: u32| Ipv4Addr::from(u32::from(scene.config().service_cidr.addr()) + host).to_string();
     let (a, b) = (scene.serve("a"), scene.serve("b"));
 
     let master = Master::start().await;
     let ports = json!([{"port": 80}]);
-    for (service, ip, hosts) in
-        [("both", "10.212.0.5", vec![&*a, &*b]), ("a", "10.212.0.6", vec![&*a]), ("none", "10.212.0.7", vec![])]
-    {
-        master.service(service, ip, ports.clone());
+    for (service, ip, hosts) in [("both", 5, vec![&*a, &*b]), ("a", 6, vec![&*a]), ("none", 7, vec![])] {
+        master.service(service, &portal(ip), ports.clone());
         master.endpoints(service, &hosts, json!([{"port": 8080}]));
     }
     let config = ProxyConfig {
@@ -157,6 +165,7 @@ async fn pods_on_docker_reach_services_each_other_and_themselves() {
         service_cidr: scene.config().service_cidr,
         pods_cidr: scene.config().pod_cidr,
         external: Vec::new(),
+        mode,
         pod_cidr: scene.config().pod_cidr,
     };
     let proxy = Proxy::start(&Client::new(&master.address.to_string()).unwrap(), config);
@@ -165,21 +174,24 @@ async fn pods_on_docker_reach_services_each_other_and_themselves() {
     // The server is up some time after its container.
     eventually("b serves", async || scene.ask_from("a", &b, 8080).as_deref() == Some("b")).await;
     eventually("the node reaches both", async || {
-        let seen: Vec<_> = blocking(|| (0..20).filter_map(|_| ask("10.212.0.5", 80).ok()).collect()).await;
+        let both = portal(5);
+        let seen: Vec<_> = blocking(move || (0..20).filter_map(|_| ask(&both, 80).ok()).collect()).await;
         ["a", "b"].iter().all(|name| seen.iter().any(|s| s == name))
     })
     .await;
-    assert_eq!(scene.ask_from("b", "10.212.0.6", 80).as_deref(), Some("a"), "pod to pod");
+    assert_eq!(scene.ask_from("b", &portal(6), 80).as_deref(), Some("a"), "pod to pod");
     // Needs the bridge port in hairpin mode, which the pod network sets when the port appears.
-    assert_eq!(scene.ask_from("a", "10.212.0.6", 80).as_deref(), Some("a"), "pod to itself");
+    assert_eq!(scene.ask_from("a", &portal(6), 80).as_deref(), Some("a"), "pod to itself");
+    let nobody = format!("{}.200", network.gateway().to_string().rsplit_once('.').unwrap().0);
     let started = std::time::Instant::now();
-    let nobody = blocking(|| ask("10.213.1.200", 80)).await.unwrap_err();
-    assert_eq!(nobody.kind(), std::io::ErrorKind::HostUnreachable);
+    let refused = blocking(move || ask(&nobody, 80)).await.unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::HostUnreachable);
     assert!(started.elapsed() < Duration::from_millis(500), "a pod address that nobody has: {:?}", started.elapsed());
-    for portal in ["10.212.0.7", "10.212.9.9"] {
-        let refused = blocking(move || ask(portal, 80)).await.unwrap_err();
+    for portal in [portal(7), portal(9 * 256 + 9)] {
+        let to = portal.clone();
+        let refused = blocking(move || ask(&to, 80)).await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{portal}");
-        assert_eq!(scene.ask_from("a", portal, 80), None, "{portal}");
+        assert_eq!(scene.ask_from("a", &portal, 80), None, "{portal}");
     }
     proxy.shutdown().await;
     proxy::remove(scene.cluster).await.unwrap();

@@ -60,15 +60,25 @@ impl Master {
 
     /// Creates or replaces a service.
     pub(crate) fn service(&self, name: &str, ip: &str, ports: Value) {
+        self.service_of(name, json!({"clusterIP": ip, "ports": ports}));
+    }
+
+    /// Creates or replaces a service.
+    pub(crate) fn service_of(&self, name: &str, spec: Value) {
         let kind = "Service";
-        let spec = json!({"clusterIP": ip, "ports": ports});
         let meta = json!({"namespace": "default", "name": name});
         self.set("services", json!({"kind": kind, "apiVersion": "v1", "metadata": meta, "spec": spec}));
     }
 
     /// Creates or replaces the endpoints of a service.
     pub(crate) fn endpoints(&self, name: &str, hosts: &[&str], ports: Value) {
-        let addresses: Vec<_> = hosts.iter().map(|ip| json!({"ip": ip})).collect();
+        let hosts: Vec<_> = hosts.iter().map(|ip| (*ip, "somewhere")).collect();
+        self.endpoints_on(name, &hosts, ports);
+    }
+
+    /// Creates or replaces the endpoints of a service: addresses and their nodes.
+    pub(crate) fn endpoints_on(&self, name: &str, hosts: &[(&str, &str)], ports: Value) {
+        let addresses: Vec<_> = hosts.iter().map(|(ip, node)| json!({"ip": ip, "nodeName": node})).collect();
         let subsets = json!([{"addresses": addresses, "ports": ports}]);
         let meta = json!({"namespace": "default", "name": name});
         self.set("endpoints", json!({"kind": "Endpoints", "apiVersion": "v1", "metadata": meta, "subsets": subsets}));

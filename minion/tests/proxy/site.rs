@@ -1,27 +1,34 @@
-//! One node, two pods and an uplink as network namespaces, with what Docker sets on such a host.
+//! One node, three pods and an uplink as network namespaces, with what Docker sets on such a host.
 //!
 //! ```text
 //!   p1 10.77.0.2 ─┐
-//!                 ├─ bridge 10.77.0.1 ── h ── 198.51.100.1 ─── 198.51.100.2 up (default route)
-//!   p2 10.77.0.3 ─┘
+//!   p2 10.77.0.3 ─┼─ bridge 10.77.0.1 ── h ── 198.51.100.1 ─── 198.51.100.2 up (default route)
+//!   p3 10.77.0.4 ─┘ (and other addresses; serves nothing)
 //! ```
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd,
     process::{Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use coracle_api::client::Client;
 use coracle_minion::{
     network::bridge_name,
-    proxy::{Proxy, ProxyConfig},
+    proxy::{Proxy, ProxyConfig, ProxyMode},
 };
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    net::{AddressFamily, SocketType},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
+use serde_json::{Value, json};
 
-pub(crate) const CLUSTER: &str = "7e570001";
+use super::master::Master;
+
 pub(crate) const NODE: &str = "n1";
 pub(crate) const PODS_CIDR: &str = "10.76.0.0/15";
 pub(crate) const POD_CIDR: &str = "10.77.0.0/24";
@@ -33,6 +40,11 @@ pub(crate) const P1: &str = "10.77.0.2";
 pub(crate) const P2: &str = "10.77.0.3";
 /// Where pods listen, with TCP and UDP.
 pub(crate) const PORT: u16 = 8080;
+/// An address that is in the allowed range of external addresses, and one that is not.
+pub(crate) const EXTERNAL: &str = "203.0.113.7";
+pub(crate) const FORBIDDEN: &str = "192.0.2.7";
+/// The node's address on the uplink.
+pub(crate) const NODE_ADDRESS: &str = "198.51.100.1";
 const PREFIX: &str = "cortest";
 /// Less than the second after which a lost first packet is sent again.
 const CONNECT_LIMIT: Duration = Duration::from_millis(900);
@@ -44,6 +56,20 @@ pub(crate) fn sh(line: &str) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     assert!(output.status.success(), "{line}: {}", text(&output.stderr));
     text(&output.stdout)
+}
+
+/// The cluster of this test's process: names of network namespaces are the whole machine's.
+pub(crate) fn cluster() -> String {
+    cluster_of(std::process::id())
+}
+
+fn cluster_of(process: u32) -> String {
+    format!("7e{process:06x}")
+}
+
+/// Other addresses of p3: clients in their own right.
+pub(crate) fn clients() -> Vec<String> {
+    (100..120).map(|host| format!("10.77.0.{host}")).collect()
 }
 
 /// Whether bridges show their frames to netfilter.
@@ -62,17 +88,17 @@ impl Site {
     pub(crate) fn new(netfilter: BridgeNetfilter) -> Self {
         remove_leftovers();
         let site = Self { name: format!("{PREFIX}-{}", std::process::id()) };
-        for part in ["h", "up", "p1", "p2"] {
+        for part in ["h", "up", "p1", "p2", "p3"] {
             let ns = site.ns(part);
             sh(&format!("ip netns add {ns}"));
             sh(&format!("ip -n {ns} link set lo up"));
         }
-        let (h, up, bridge) = (site.ns("h"), site.ns("up"), bridge_name(CLUSTER));
+        let (h, up, bridge) = (site.ns("h"), site.ns("up"), bridge_name(&cluster()));
         sh(&format!("ip -n {h} link add {bridge} type bridge"));
         sh(&format!("ip -n {h} addr add {GATEWAY}/24 dev {bridge}"));
         sh(&format!("ip -n {h} link set {bridge} up"));
-        sh(&format!("ip -n {h} route add {SERVICE_CIDR} dev {bridge} src {GATEWAY}"));
-        for (pod, ip) in [("p1", P1), ("p2", P2)] {
+        sh(&format!("ip -n {h} route add {SERVICE_CIDR} dev {bridge} src {GATEWAY} metric 1024"));
+        for (pod, ip) in [("p1", P1), ("p2", P2), ("p3", "10.77.0.4")] {
             let ns = site.ns(pod);
             sh(&format!("ip -n {h} link add {pod} type veth peer name eth0 netns {ns}"));
             sh(&format!("ip -n {h} link set {pod} master {bridge} up"));
@@ -82,27 +108,37 @@ impl Site {
             sh(&format!("ip -n {ns} route add default via {GATEWAY}"));
         }
         sh(&format!("ip -n {h} link add eth0 type veth peer name eth0 netns {up}"));
-        for (ns, ip) in [(&h, "198.51.100.1"), (&up, "198.51.100.2")] {
+        for (ns, ip) in [(&h, NODE_ADDRESS), (&up, "198.51.100.2")] {
             sh(&format!("ip -n {ns} addr add {ip}/24 dev eth0"));
             sh(&format!("ip -n {ns} link set eth0 up"));
         }
         sh(&format!("ip -n {h} route add default via 198.51.100.2"));
+        for range in [EXTERNAL_CIDR, "192.0.2.0/24"] {
+            sh(&format!("ip -n {up} route add {range} via {NODE_ADDRESS}"));
+        }
+        for client in clients() {
+            sh(&format!("ip -n {} addr add {client}/24 dev eth0", site.ns("p3")));
+        }
         let switch = if netfilter == BridgeNetfilter::On { "1" } else { "0" };
         site.within("h", move || {
             std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
             std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", switch).unwrap();
         });
-        // What Docker's filter does to a bridge of its own.
-        site.nft(
-            "h",
-            &format!(
-                "add table ip filter
-                 add chain ip filter FORWARD {{ type filter hook forward priority 0; policy drop; }}
-                 add rule ip filter FORWARD oifname {bridge} ct state related,established accept
-                 add rule ip filter FORWARD iifname {bridge} oifname != {bridge} accept
-                 add rule ip filter FORWARD iifname {bridge} oifname {bridge} accept"
-            ),
-        );
+        // What Docker's filter and translation do to a bridge of its own.
+        for rule in [
+            "-P FORWARD DROP".to_owned(),
+            "-N DOCKER-USER".to_owned(),
+            // As the pod network has it.
+            format!("-A DOCKER-USER -o {bridge} -m conntrack --ctstate DNAT -j ACCEPT"),
+            "-A DOCKER-USER -j RETURN".to_owned(),
+            "-A FORWARD -j DOCKER-USER".to_owned(),
+            format!("-A FORWARD -o {bridge} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"),
+            format!("-A FORWARD -i {bridge} ! -o {bridge} -j ACCEPT"),
+            format!("-A FORWARD -i {bridge} -o {bridge} -j ACCEPT"),
+            format!("-t nat -A POSTROUTING -s {POD_CIDR} ! -o {bridge} -j MASQUERADE"),
+        ] {
+            sh(&format!("ip netns exec {h} iptables {rule}"));
+        }
         site.nft(
             "up",
             &format!(
@@ -118,7 +154,7 @@ impl Site {
         site
     }
 
-    fn ns(&self, part: &str) -> String {
+    pub(crate) fn ns(&self, part: &str) -> String {
         format!("{}-{part}", self.name)
     }
 
@@ -197,6 +233,18 @@ impl Site {
         })
     }
 
+    /// As [`Site::ask`], from an address of its own; only who answers.
+    pub(crate) fn ask_as(&self, part: &str, source: &str, portal: &str) -> std::io::Result<String> {
+        let (source, portal): (Ipv4Addr, SocketAddrV4) = (source.parse().unwrap(), portal.parse().unwrap());
+        self.within(part, move || {
+            let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+            rustix::net::bind(&socket, &SocketAddrV4::new(source, 0))?;
+            rustix::net::connect(&socket, &portal)?;
+            let greeting = Connection::over(socket.into())?.greeting;
+            Ok(greeting.split(' ').next().unwrap_or_default().to_owned())
+        })
+    }
+
     /// As [`Site::ask`], with UDP from a socket of its own.
     pub(crate) fn ask_udp(&self, part: &str, portal: &str) -> Result<String, (std::io::ErrorKind, Duration)> {
         let portal: SocketAddr = portal.parse().unwrap();
@@ -210,10 +258,16 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        for part in ["h", "up", "p1", "p2"] {
+        for part in ["h", "up", "p1", "p2", "p3"] {
             let _ = Command::new("ip").args(["netns", "del", &self.ns(part)]).stderr(Stdio::null()).status();
         }
+        remove_portals(std::process::id());
     }
+}
+
+fn remove_portals(process: u32) {
+    let name = format!("coracle-{}", cluster_of(process));
+    let _ = Command::new("ip").args(["netns", "del", &name]).stderr(Stdio::null()).status();
 }
 
 /// Removes namespaces of test processes that were killed.
@@ -226,6 +280,7 @@ fn remove_leftovers() {
             && !std::path::Path::new("/proc").join(pid).exists()
         {
             let _ = Command::new("ip").args(["netns", "del", name]).stderr(Stdio::null()).status();
+            pid.parse().into_iter().for_each(remove_portals);
         }
     }
 }
@@ -237,6 +292,26 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    fn over(stream: TcpStream) -> std::io::Result<Self> {
+        stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+        let mut reader = BufReader::new(stream);
+        let mut greeting = String::new();
+        if reader.read_line(&mut greeting)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Self { greeting: greeting.trim().to_owned(), reader })
+    }
+
+    /// Says something and that this was all; what the server says until it ends.
+    pub(crate) fn last_words(mut self) -> String {
+        let stream = self.reader.get_mut();
+        stream.write_all(b"ping\n").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut words = String::new();
+        self.reader.read_to_string(&mut words).unwrap();
+        words
+    }
+
     /// Whether the server still answers on it.
     pub(crate) fn echoes(&mut self) -> bool {
         let mut line = String::new();
@@ -247,12 +322,7 @@ impl Connection {
 
 /// Connects from where the thread is.
 pub(crate) fn connect(to: SocketAddr) -> std::io::Result<Connection> {
-    let stream = TcpStream::connect_timeout(&to, CONNECT_LIMIT)?;
-    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
-    let mut reader = BufReader::new(stream);
-    let mut greeting = String::new();
-    reader.read_line(&mut greeting)?;
-    Ok(Connection { greeting: greeting.trim().to_owned(), reader })
+    Connection::over(TcpStream::connect_timeout(&to, CONNECT_LIMIT)?)
 }
 
 /// A socket that hears of refusals.
@@ -271,10 +341,62 @@ pub(crate) fn ask_over(socket: &UdpSocket) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&buffer[..n]).into_owned())
 }
 
+/// Where the service of most tests is.
+pub(crate) const WEB: &str = "10.78.0.5:80";
+pub(crate) const DNS: &str = "10.78.0.5:53";
+
+fn ports(port: fn(&str) -> u16) -> Value {
+    let one = |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "port": port(name)});
+    json!([one("web", "TCP"), one("dns", "UDP")])
+}
+
+pub(crate) fn portal_ports() -> Value {
+    ports(|name| if name == "web" { 80 } else { 53 })
+}
+
+pub(crate) fn backend_ports() -> Value {
+    ports(|_| PORT)
+}
+
+/// A master with one service over these pods.
+pub(crate) async fn master_with(hosts: &[&str]) -> Master {
+    let master = Master::start().await;
+    master.service("a", "10.78.0.5", portal_ports());
+    master.endpoints("a", hosts, backend_ports());
+    master
+}
+
+/// Runs a test on the node of a site of its own.
+pub(crate) fn on_site(netfilter: BridgeNetfilter, test: impl AsyncFnOnce(Arc<Site>) + Send + 'static) {
+    let site = Arc::new(Site::new(netfilter));
+    let inside = site.clone();
+    site.on_node(move || test(inside));
+}
+
+/// Who answers to repeated connections, and as whom they see the client.
+pub(crate) async fn answers(
+    site: &Arc<Site>,
+    from: &'static str,
+    times: usize,
+) -> (BTreeSet<String>, BTreeSet<String>) {
+    let site = site.clone();
+    blocking(move || {
+        let greetings = (0..times).map(|_| site.ask(from, WEB).unwrap());
+        let pairs = greetings.map(|g| g.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap());
+        pairs.unzip()
+    })
+    .await
+}
+
+pub(crate) fn set(hosts: &[&str]) -> BTreeSet<String> {
+    hosts.iter().map(|h| (*h).to_owned()).collect()
+}
+
 /// Starts the proxy of the site and waits until it has loaded its table.
-pub(crate) async fn start_proxy(master: SocketAddr) -> Proxy {
+pub(crate) async fn start_proxy(master: SocketAddr, mode: ProxyMode) -> Proxy {
     let config = ProxyConfig {
-        cluster_id: CLUSTER.into(),
+        cluster_id: cluster(),
+        mode,
         node: NODE.into(),
         service_cidr: SERVICE_CIDR.parse().unwrap(),
         pods_cidr: PODS_CIDR.parse().unwrap(),

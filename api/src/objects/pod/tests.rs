@@ -420,7 +420,7 @@ fn an_update_keeps_node_and_status() {
 
 #[test]
 fn an_ordinary_pod_warns_of_nothing() {
-    let spec = with(json!({
+    let mut spec = with(json!({
         "securityContext": {
             "privileged": true, "runAsUser": 1, "runAsGroup": 1, "readOnlyRootFilesystem": true,
             "capabilities": {"add": ["NET_ADMIN"]}, "seccompProfile": {"type": "RuntimeDefault"},
@@ -428,6 +428,10 @@ fn an_ordinary_pod_warns_of_nothing() {
         "startupProbe": {"tcpSocket": {"port": 1}},
         "resources": {"limits": {"cpu": "1"}},
     }));
+    spec["hostname"] = "a".into();
+    spec["subdomain"] = "b".into();
+    spec["dnsPolicy"] = "None".into();
+    spec["dnsConfig"] = json!({"nameservers": ["192.0.2.1"], "options": [{"name": "ndots", "value": "2"}]});
     assert_eq!(Object::warnings(&pod(spec)), Vec::<String>::new());
 }
 

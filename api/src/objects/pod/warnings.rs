@@ -11,7 +11,7 @@ use super::DEFAULT_SCHEDULER;
 use crate::core::{Container, PodSpec};
 
 /// Fields of a spec, and what happens in their place.
-const SPEC: [(&str, &str); 22] = [
+const SPEC: [(&str, &str); 21] = [
     ("topologySpreadConstraints", "pods of one controller are spread over the nodes anyway"),
     ("priorityClassName", "all pods have the same priority"),
     ("priority", "all pods have the same priority"),
@@ -29,8 +29,7 @@ const SPEC: [(&str, &str); 22] = [
     ("hostPID", "containers have their own process numbers"),
     ("hostIPC", "containers do not share the node's IPC"),
     ("shareProcessNamespace", "each container has its own process numbers"),
-    ("hostAliases", "add the names to DNS or to the image"),
-    ("subdomain", "the pod gets no DNS name of its own"),
+    ("hostAliases", "add services of these names, or add them to the image"),
     ("setHostnameAsFQDN", "the host name is the short one"),
     ("hostnameOverride", "use hostname"),
     ("hostUsers", "users in containers are users of the node"),
@@ -89,9 +88,6 @@ fn every_warning(path: &str, spec: &PodSpec) -> Vec<String> {
             "{path}.schedulerName: the pod waits for the scheduler {name} to bind it; Coracle's leaves it alone"
         ));
     }
-    if spec.dns_config.as_ref().is_some_and(|c| c.options.as_ref().is_some_and(|o| !o.is_empty())) {
-        all.push(sentence(&format!("{path}.dnsConfig.options"), "resolvers have the engine's options"));
-    }
     security(path, fields, &mut all);
     for volume in spec.volumes.iter().flatten() {
         let Some(empty) = &volume.empty_dir else { continue };
@@ -124,7 +120,7 @@ fn is_plain(spec: &PodSpec) -> bool {
         affinity,
         automount_service_account_token,
         containers,
-        dns_config,
+        dns_config: _,
         dns_policy: _,
         enable_service_links: _,
         ephemeral_containers,
@@ -158,7 +154,7 @@ fn is_plain(spec: &PodSpec) -> bool {
         service_account_name,
         set_hostname_as_fqdn,
         share_process_namespace,
-        subdomain,
+        subdomain: _,
         termination_grace_period_seconds: _,
         tolerations,
         topology_spread_constraints,
@@ -171,8 +167,7 @@ fn is_plain(spec: &PodSpec) -> bool {
     let scheduling = scheduling_gates.is_none() && scheduling_group.is_none() && overhead.is_none();
     let runtime = runtime_class_name.is_none() && resources.is_none() && resource_claims.is_none();
     let sharing = host_ipc.is_none() && host_pid.is_none() && host_users.is_none() && share_process_namespace.is_none();
-    let naming = hostname_override.is_none() && set_hostname_as_fqdn.is_none() && subdomain.is_none();
-    let names = naming && host_aliases.is_none() && dns_config.is_none();
+    let names = hostname_override.is_none() && set_hostname_as_fqdn.is_none() && host_aliases.is_none();
     let extras = ephemeral_containers.is_none() && eviction_responders.is_none() && image_pull_secrets.is_none();
     let usual_scheduler = matches!(scheduler_name.as_deref(), None | Some("" | DEFAULT_SCHEDULER));
     let no_security = security_context.as_ref().is_none_or(|context| *context == Default::default());

@@ -117,12 +117,27 @@ fn headless_services_and_aliases_have_no_portal() {
 }
 
 #[test]
-fn what_no_proxy_acts_on_is_told() {
-    assert!(Object::warnings(&service(json!({"ports": [{"port": 80}]}))).is_empty());
-    let all =
-        Object::warnings(&service(json!({"ports": [{"port": 80}], "type": "NodePort", "sessionAffinity": "ClientIP"})));
-    assert_eq!(all.len(), 2, "{all:?}");
-    assert!(all[0].starts_with("spec.type NodePort is stored but not enforced:"));
+fn what_is_not_served_everywhere_is_told() {
+    let check = |spec: serde_json::Value, expected: &[&str]| {
+        let all = Object::warnings(&service(spec));
+        assert_eq!(all.len(), expected.len(), "{all:?}");
+        assert!(all.iter().zip(expected).all(|(told, start)| told.starts_with(start)), "{all:?}");
+    };
+    let ports = json!([{"port": 80}]);
+    check(json!({"ports": ports}), &[]);
+    check(
+        json!({"ports": ports, "type": "NodePort", "sessionAffinity": "ClientIP", "internalTrafficPolicy": "Local",
+               "externalTrafficPolicy": "Local"}),
+        &[],
+    );
+    check(json!({"ports": ports, "type": "LoadBalancer"}), &["spec.type LoadBalancer is stored but not enforced:"]);
+    check(
+        json!({"ports": ports, "trafficDistribution": "PreferClose", "externalIPs": ["203.0.113.7"]}),
+        &[
+            "spec.trafficDistribution is stored but not enforced:",
+            "spec.externalIPs are served only by minions started with --external-ips RANGE",
+        ],
+    );
 }
 
 proptest! {

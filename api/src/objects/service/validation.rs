@@ -124,30 +124,24 @@ pub(super) fn validate_update(new: &ServiceSpec, old: &ServiceSpec, errors: &mut
     errors.invalid("spec.clusterIP", Shown(has), rule);
 }
 
-/// Fields that are stored but that the proxies do not act on, one sentence each.
+/// What of a service is served in part, or not at all; one sentence each.
 pub(super) fn warnings(spec: &ServiceSpec) -> Vec<String> {
-    let local = |policy: &Option<String>| policy.as_deref() == Some("Local");
     let type_ = spec.type_.as_deref().unwrap_or_default();
     let dual = spec.ip_family_policy.as_deref() == Some("PreferDualStack");
     let rows = [
-        (type_ == "NodePort", "spec.type NodePort", "the service is reached at its clusterIP"),
-        (type_ == "LoadBalancer", "spec.type LoadBalancer", "the service is reached at its clusterIP"),
-        (type_ == "ExternalName", "spec.type ExternalName", "the name has no DNS record"),
         (
-            spec.session_affinity.as_deref() == Some("ClientIP"),
-            "spec.sessionAffinity",
-            "every connection goes to any pod",
+            type_ == "LoadBalancer",
+            "spec.type LoadBalancer",
+            "nothing allots an address outside the cluster; its node ports are served",
         ),
-        (
-            spec.external_ips.as_ref().is_some_and(|e| !e.is_empty()),
-            "spec.externalIPs",
-            "these addresses are not served",
-        ),
-        (local(&spec.internal_traffic_policy), "spec.internalTrafficPolicy", "traffic goes to pods on all nodes"),
-        (local(&spec.external_traffic_policy), "spec.externalTrafficPolicy", "traffic goes to pods on all nodes"),
         (spec.traffic_distribution.is_some(), "spec.trafficDistribution", "traffic goes to pods on all nodes"),
         (dual, "spec.ipFamilyPolicy", "services have an IPv4 address only"),
     ];
     let set = rows.iter().filter(|(set, ..)| *set);
-    set.map(|(_, field, instead)| format!("{field} is stored but not enforced: {instead}")).collect()
+    let mut all: Vec<String> =
+        set.map(|(_, field, instead)| format!("{field} is stored but not enforced: {instead}")).collect();
+    if spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty()) {
+        all.push("spec.externalIPs are served only by minions started with --external-ips RANGE".into());
+    }
+    all
 }

@@ -125,8 +125,6 @@ pub(super) fn infra_body(spec: &InfraSpec, network: &str) -> ContainerCreateBody
         network_mode: Some(if spec.host_network { "host".to_owned() } else { network.to_owned() }),
         // The engine's default is private, which no other container can join.
         ipc_mode: Some("shareable".into()),
-        dns: texts(spec.dns.iter().map(ToString::to_string)),
-        dns_search: texts(spec.dns_search.iter().cloned()),
         // It never writes a line.
         log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
         restart_policy: Some(no_restart()),
@@ -370,8 +368,6 @@ mod tests {
             hostname: "web".into(),
             ports: vec![port(5300, "TCP"), port(5301, "TCP"), port(5300, "UDP")],
             host_network: false,
-            dns: Vec::new(),
-            dns_search: Vec::new(),
         };
         let body = infra_body(&spec, "coracle-1");
         let host = body.host_config.unwrap();

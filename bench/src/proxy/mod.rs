@@ -1,0 +1,207 @@
+//! `coracle-bench proxy`: the paths to a container beside each other, in one run.
+//!
+//! ```text
+//!   wrk, iperf3 (h) ──┬── direct ───────────────────────────┐
+//!                     ├── portal, nftables or userspace ────┼── bridge ── nginx, iperf3 (p1, p2)
+//!                     ├── HAProxy in TCP mode ──────────────┤
+//!                     └── docker-proxy ─────────────────────┘
+//! ```
+//!
+//! Node and pods are network namespaces, the data planes run as processes of their own on a real
+//! master. The peers are Debian's. Paths take turns within each round, and what is printed is the
+//! median of rounds and of each round's ratio to direct: the machine's mood changes slower than that.
+
+mod load;
+mod plane;
+mod range;
+mod services;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use crate::machine;
+use load::{Bulk, Requests};
+use plane::Plane;
+pub(crate) use plane::{PlaneArgs, run as run_plane};
+use range::Range;
+use services::Services;
+
+/// `coracle-bench proxy`
+#[derive(Debug, Args)]
+pub(crate) struct ProxyArgs {
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 2)]
+    seconds: u64,
+    /// Rounds in which all paths take turns
+    #[arg(long = "turns", default_value_t = 5)]
+    turns: usize,
+    /// Numbers of services for the second table
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 1_000, 30_000])]
+    services: Vec<usize>,
+}
+
+/// Which data plane forwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// In the kernel.
+    Nftables,
+    /// In the minion's process.
+    Userspace,
+}
+
+/// A way to the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Path {
+    Direct,
+    Portal(Mode),
+    HaProxy,
+    DockerProxy,
+}
+
+impl Path {
+    /// In the order of a round: each plane is started once in it.
+    const ALL: [Path; 5] =
+        [Path::Direct, Path::Portal(Mode::Nftables), Path::Portal(Mode::Userspace), Path::HaProxy, Path::DockerProxy];
+
+    fn name(self) -> &'static str {
+        match self {
+            Path::Direct => "direct",
+            Path::Portal(Mode::Nftables) => "coracle, nftables",
+            Path::Portal(Mode::Userspace) => "coracle, userspace",
+            Path::HaProxy => "HAProxy, TCP mode",
+            Path::DockerProxy => "docker-proxy",
+        }
+    }
+
+    /// Where nginx answers on this path.
+    fn http(self) -> String {
+        match self {
+            Path::Direct => format!("{}:{}", range::POD[0], range::HTTP),
+            Path::Portal(_) => format!("{}:{}", services::WEB, range::HTTP),
+            Path::HaProxy => format!("127.0.0.1:{}", range::HAPROXY + range::HTTP),
+            Path::DockerProxy => format!("127.0.0.1:{}", range::DOCKER + range::HTTP),
+        }
+    }
+
+    /// Where iperf3 listens on this path.
+    fn bulk(self) -> (String, u16) {
+        match self {
+            Path::Direct => (range::POD[0].into(), range::BULK),
+            Path::Portal(_) => (services::WEB.into(), range::BULK),
+            Path::HaProxy => ("127.0.0.1".into(), range::HAPROXY + range::BULK),
+            Path::DockerProxy => ("127.0.0.1".into(), range::DOCKER + range::BULK),
+        }
+    }
+}
+
+/// What one path did in one round.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    kept: Requests,
+    new: Requests,
+    bulk: Bulk,
+}
+
+/// Takes the figures and prints them.
+pub(crate) fn run(args: &ProxyArgs) -> Result<()> {
+    println!("machine: {}, load {}", machine::describe()?, machine::load()?);
+    let range = Range::new()?;
+    let services = Services::start(&range)?;
+    let seconds = Duration::from_secs(args.seconds);
+    paths(&range, &services, seconds, args.turns)?;
+    sizes(&range, &services, seconds, args)
+}
+
+fn paths(range: &Range, services: &Services, seconds: Duration, turns: usize) -> Result<()> {
+    services.fill(10)?;
+    let mut all: Vec<(Path, Vec<Turn>)> = Path::ALL.iter().map(|path| (*path, Vec::new())).collect();
+    for _ in 0..turns {
+        for (path, taken) in &mut all {
+            let _plane = match path {
+                Path::Portal(mode) => Some(Plane::start(range, services, *mode)?),
+                // The kernel's rules stay, as they do on a node: they are part of the way of all.
+                _ => None,
+            };
+            let http = path.http();
+            range.forget_flows()?;
+            let kept = range.requests(&http, seconds, true)?;
+            let new = range.requests(&http, seconds, false)?;
+            range.forget_flows()?;
+            let (address, port) = path.bulk();
+            taken.push(Turn { kept, new, bulk: range.bulk(&address, port, seconds)? });
+        }
+    }
+    let direct = all.first().map(|(_, turns)| turns.clone()).unwrap_or_default();
+    println!(
+        "\npath                 req/s kept   x direct   p50 ms   p99 ms   new conn/s   x direct   Gbit/s   x direct   CPU s/GB"
+    );
+    for (path, turns) in &all {
+        let value = |of: fn(&Turn) -> f64| median(turns.iter().map(of));
+        let ratio =
+            |of: fn(&Turn) -> f64| median(turns.iter().zip(&direct).map(|(turn, direct)| of(turn) / of(direct)));
+        println!(
+            "{:<20} {:>10.0} {:>10.2} {:>8.2} {:>8.2} {:>12.0} {:>10.2} {:>8.1} {:>10.2} {:>10.2}",
+            path.name(),
+            value(|t| t.kept.per_second),
+            ratio(|t| t.kept.per_second),
+            value(|t| t.kept.p50_ms),
+            value(|t| t.kept.p99_ms),
+            value(|t| t.new.per_second),
+            ratio(|t| t.new.per_second),
+            value(|t| t.bulk.gbit_per_second),
+            ratio(|t| t.bulk.gbit_per_second),
+            value(|t| t.bulk.cpu_seconds_per_gb),
+        );
+    }
+    let of = |wanted: Path| all.iter().find(|(path, _)| *path == wanted).map(|(_, turns)| turns);
+    let (ours, peer) = (of(Path::Portal(Mode::Userspace)).context("userspace")?, of(Path::HaProxy).context("HAProxy")?);
+    let beside = |of: fn(&Turn) -> f64| median(ours.iter().zip(peer).map(|(ours, peer)| of(ours) / of(peer)));
+    println!(
+        "userspace beside HAProxy: requests/s {:.2} x, new connections/s {:.2} x, Gbit/s {:.2} x, Gbit per CPU second {:.2} x",
+        beside(|t| t.kept.per_second),
+        beside(|t| t.new.per_second),
+        beside(|t| t.bulk.gbit_per_second),
+        beside(|t| 1.0 / t.bulk.cpu_seconds_per_gb),
+    );
+    Ok(())
+}
+
+/// nftables with more and more services.
+fn sizes(range: &Range, services: &Services, seconds: Duration, args: &ProxyArgs) -> Result<()> {
+    println!(
+        "\nservices   req/s kept   x direct   new conn/s   x direct   full load s   change to effect ms: median, max"
+    );
+    for count in &args.services {
+        services.fill(*count)?;
+        let plane = Plane::start(range, services, Mode::Nftables)?;
+        let (mut kept, mut new) = (Vec::new(), Vec::new());
+        for _ in 0..args.turns {
+            for (figures, keep) in [(&mut kept, true), (&mut new, false)] {
+                range.forget_flows()?;
+                let direct = range.requests(&Path::Direct.http(), seconds, keep)?.per_second;
+                let portal = range.requests(&Path::Portal(Mode::Nftables).http(), seconds, keep)?.per_second;
+                figures.push((portal, portal / direct));
+            }
+        }
+        let changes = services.changes(args.turns * 4)?;
+        println!(
+            "{count:>8} {:>12.0} {:>10.2} {:>12.0} {:>10.2} {:>13.2} {:>18.1} {:>8.1}",
+            median(kept.iter().map(|k| k.0)),
+            median(kept.iter().map(|k| k.1)),
+            median(new.iter().map(|n| n.0)),
+            median(new.iter().map(|n| n.1)),
+            plane.took().as_secs_f64(),
+            median(changes.iter().map(|c| c.as_secs_f64() * 1e3)),
+            changes.iter().max().map_or(0.0, |c| c.as_secs_f64() * 1e3),
+        );
+    }
+    Ok(())
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = values.collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}

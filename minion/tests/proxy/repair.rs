@@ -1,0 +1,118 @@
+//! What others take away is restored; what the proxy set is removed.
+
+use std::{net::TcpStream, sync::Arc, time::Duration};
+
+use coracle_minion::{
+    network::bridge_name,
+    proxy::{self, ProxyMode},
+};
+use serde_json::json;
+
+use super::site::{
+    BridgeNetfilter::On, EXTERNAL, P1, SERVICE_CIDR, Site, WEB, backend_ports, blocking, cluster, eventually,
+    master_with, on_site, portal_ports, sh, start_proxy,
+};
+
+in_both_modes!(what_others_flush_is_repaired, removal_leaves_nothing, the_other_mode_takes_over_and_cleans_up);
+
+async fn repaired(harm: &str) {
+    let took = eventually("the portal answers again", async || {
+        // Short, since an attempt that came too early is never answered.
+        let knock = |limit| TcpStream::connect_timeout(&WEB.parse().unwrap(), limit);
+        blocking(move || knock(Duration::from_millis(50)).is_ok()).await
+    })
+    .await;
+    println!("{harm}: repaired in {took:?}");
+    assert!(took < Duration::from_secs(2), "{harm}: {took:?}");
+}
+
+fn what_others_flush_is_repaired(mode: ProxyMode) {
+    on_site(On, async move |site| {
+        let master = master_with(&[P1]).await;
+        let proxy = start_proxy(master.address, mode).await;
+        let (table, namespace) = (proxy::nft::table_name(&cluster()), format!("coracle-{}", cluster()));
+        match mode {
+            ProxyMode::Nftables | ProxyMode::Auto => {
+                for harm in [
+                    "flush ruleset".to_owned(),
+                    format!("delete table ip {table}"),
+                    format!("flush map ip {table} portals"),
+                    format!("flush chain ip {table} output"),
+                ] {
+                    site.nft("h", &harm);
+                    repaired(&harm).await;
+                }
+            }
+            ProxyMode::Userspace => {
+                for harm in [
+                    format!("ip link del corp-{}", cluster()),
+                    format!("ip link set corp-{} down", cluster()),
+                    format!("ip route del {SERVICE_CIDR} metric 0"),
+                    format!("ip -n {namespace} link set eth0 down"),
+                    format!("ip -n {namespace} route del default"),
+                    format!("ip -n {namespace} route del local {SERVICE_CIDR} table local"),
+                ] {
+                    sh(&harm);
+                    repaired(&harm).await;
+                }
+                sh(&format!("ip netns del {namespace}"));
+                let named = || sh("ip netns list").contains(&namespace);
+                let took = eventually("the namespace has its name again", async || named()).await;
+                assert!(took < Duration::from_secs(2), "{took:?}");
+                repaired("the namespace").await;
+            }
+        }
+        proxy.shutdown().await;
+    });
+}
+
+/// What there is of the cluster's proxy: in nftables, as names and as routes.
+async fn remains(site: &Arc<Site>) -> (bool, Vec<String>) {
+    let (site, id, bridge) = (site.clone(), cluster(), bridge_name(&cluster()));
+    blocking(move || {
+        let table = site.nft("h", "list tables").contains(&id);
+        let mut all = Vec::new();
+        all.extend(sh("ip netns list").lines().filter(|l| l.contains(&format!("coracle-{id}"))).map(str::to_owned));
+        all.extend(sh("ip -o link").lines().filter(|l| l.contains(&format!("corp-{id}"))).map(str::to_owned));
+        all.extend(sh("ip route show table all proto 67").lines().map(str::to_owned));
+        all.extend(sh(&format!("ip neigh show dev {bridge} nud permanent")).lines().map(str::to_owned));
+        (table, all)
+    })
+    .await
+}
+
+fn removal_leaves_nothing(mode: ProxyMode) {
+    on_site(On, async move |site| {
+        let master = master_with(&[P1]).await;
+        let spec = json!({"clusterIP": "10.78.0.6", "ports": portal_ports(), "externalIPs": [EXTERNAL]});
+        master.service_of("b", spec);
+        master.endpoints("b", &[P1], backend_ports());
+        start_proxy(master.address, mode).await.shutdown().await;
+        let (table, all) = remains(&site).await;
+        // Name, link, two routes, next hop; or a rule in Docker's filter.
+        let expected = if mode == ProxyMode::Userspace { (false, 5) } else { (true, 1) };
+        assert_eq!((table, all.len()), expected, "{all:?}");
+        proxy::remove(&cluster()).await.unwrap();
+        assert_eq!(remains(&site).await, (false, vec![]));
+        proxy::remove(&cluster()).await.unwrap();
+    });
+}
+
+fn the_other_mode_takes_over_and_cleans_up(mode: ProxyMode) {
+    let other = if mode == ProxyMode::Userspace { ProxyMode::Nftables } else { ProxyMode::Userspace };
+    on_site(On, async move |site| {
+        let master = master_with(&[P1]).await;
+        start_proxy(master.address, other).await.shutdown().await;
+        let proxy = start_proxy(master.address, mode).await;
+        eventually("nothing of the other mode is left", async || {
+            let (table, all) = remains(&site).await;
+            if mode == ProxyMode::Userspace { !table && !all.is_empty() } else { table && all.is_empty() }
+        })
+        .await;
+        for part in ["h", "p1"] {
+            let inside = site.clone();
+            blocking(move || assert!(inside.ask(part, WEB).unwrap().starts_with(P1), "{part}")).await;
+        }
+        proxy.shutdown().await;
+    });
+}
