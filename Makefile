@@ -5,7 +5,7 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 N ?= 3
 
-.PHONY: help demo test test-unit check images hosts-up hosts-down bench bench-api bench-proxy install clean tools
+.PHONY: help demo test test-unit check images hosts-up hosts-down bench bench-api bench-proxy bench-schedule install clean tools
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -62,6 +62,11 @@ bench-proxy: ## measures the service proxy beside HAProxy and docker-proxy; some
 	@scripts/require.sh build docker proxy bench-proxy
 	@$(CARGO) build --locked --release --bin coracle --bin coracle-bench
 	@target/release/coracle-bench proxy $(ARGS)
+
+bench-schedule: ## measures the scheduler in process; half a minute
+	@scripts/require.sh build
+	@$(CARGO) build --locked --release --bin coracle-bench
+	@target/release/coracle-bench schedule $(ARGS)
 
 install: ## coracle and the link kubecfg, into $(PREFIX)/bin
 	@scripts/require.sh build

@@ -4,6 +4,7 @@
 //! * [`objects`]: per kind, its defaults, validation and update rules on the `v1` hub types.
 //! * [`v1beta1`]: the 2014 wire form, converted to and from the hub at the edge.
 //! * [`selector`], [`quantity`], [`yaml`]: the small languages of the API.
+//! * [`schedule`]: what a master answers to the question where pods would go.
 //! * [`columns`]: what a listing shows of an object.
 //! * [`error`]: the one error that travels over the wire, a `Status`.
 //! * [`client`]: a typed client, and the list-then-watch loop on top of it.
@@ -16,6 +17,7 @@ pub mod error;
 pub mod kinds;
 pub mod objects;
 pub mod quantity;
+pub mod schedule;
 pub mod selector;
 pub mod v1beta1;
 pub mod yaml;

@@ -6,10 +6,15 @@ mod api;
 mod cluster;
 mod machine;
 mod proxy;
+mod schedule;
 mod store;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+/// That of the binary that is measured, for what is measured in this process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measures Coracle on this machine.
 #[derive(Debug, Parser)]
@@ -38,6 +43,8 @@ enum What {
     /// One data plane, for the measurement above.
     #[command(hide = true)]
     Plane(proxy::PlaneArgs),
+    /// Pods placed in a second, in clusters of several sizes; needs nothing.
+    Schedule(schedule::ScheduleArgs),
     /// The embedded store beside the bare disk; needs nothing.
     Store(store::StoreArgs),
 }
@@ -48,6 +55,7 @@ fn main() -> Result<()> {
         What::Api(args) => api::run(*args),
         What::Proxy(args) => proxy::run(&args),
         What::Plane(args) => proxy::run_plane(&args),
+        What::Schedule(args) => schedule::run(&args),
         What::Store(args) => store::run(&args),
         What::All => cluster::run(cluster::Figures::ALL, cli.rounds),
         What::Start => cluster::run(cluster::Figures::START, cli.rounds),

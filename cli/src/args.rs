@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Delete(DeleteArgs),
     /// Set the number of replicas
     Scale(ScaleArgs),
+    /// Show where pods would go, and why; nothing is created
+    Schedule(ScheduleArgs),
     /// List events, the newest last
     Events(EventsArgs),
     /// Run an image in a pod, or in several with --replicas
@@ -369,6 +371,19 @@ pub(crate) struct ScaleArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ScheduleArgs {
+    /// Tell what would happen; nothing else is done yet, so it must be there
+    #[arg(long, required = true)]
+    pub(crate) explain: bool,
+    /// File, directory, or - for stdin, with pods or replication controllers; may be repeated
+    #[arg(long = "filename", short = 'f', required = true, value_name = "FILE")]
+    pub(crate) files: Vec<String>,
+    /// Form of the output
+    #[arg(long, short = 'o', value_name = "FORM")]
+    pub(crate) output: Option<Form>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct EventsArgs {
     /// In all namespaces
     #[arg(long, short = 'A')]
@@ -450,6 +465,7 @@ mod tests {
             "coracle delete pods -l a=b",
             "coracle delete rc/a --cascade orphan",
             "coracle scale rc/a --replicas=3",
+            "coracle schedule --explain -f a -f - -o json",
             "coracle events --for pod/a -w",
             "coracle run a --image=b --replicas 2 -- x -y",
             "coracle completions bash",

@@ -7,7 +7,7 @@ pub mod cluster;
 mod controllers;
 pub mod coordination;
 mod deletion;
-mod events;
+pub mod events;
 mod leadership;
 pub mod liveness;
 pub mod master;

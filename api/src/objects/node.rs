@@ -112,9 +112,14 @@ impl TypedObject for Node {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let tainted = self.spec.as_ref().and_then(|s| s.taints.as_ref()).is_some_and(|t| !t.is_empty());
-        let text = "spec.taints is stored but not enforced: set spec.unschedulable to keep new pods away";
-        if tainted { vec![text.into()] } else { Vec::new() }
+        let taints = self.spec.iter().flat_map(|s| s.taints.iter().flatten());
+        let evicting = taints.enumerate().filter(|(_, taint)| taint.effect == "NoExecute");
+        let sentence = |(i, _)| {
+            format!(
+                "spec.taints[{i}].effect: NoExecute keeps new pods away as NoSchedule does; pods that run there stay"
+            )
+        };
+        evicting.map(sentence).collect()
     }
 }
 
@@ -154,6 +159,14 @@ mod tests {
         check(serde_json::json!({"podCIDRs": ["10.244.1.0/24"]}), "spec.podCIDRs[0]");
         check(serde_json::json!({"taints": [{"key": "a", "effect": ""}]}), "spec.taints[0].effect: required");
         check(serde_json::json!({"taints": [{"key": "a", "effect": "No"}]}), "supported values: NoSchedule");
+    }
+
+    #[test]
+    fn only_the_eviction_by_a_taint_is_not_enforced() {
+        let taint = |effect: &str| serde_json::json!({"taints": [{"key": "a", "effect": effect}]});
+        assert!(Object::warnings(&node(taint("NoSchedule"))).is_empty());
+        let all = Object::warnings(&node(taint("NoExecute")));
+        assert!(all[0].starts_with("spec.taints[0].effect: NoExecute keeps new pods away"), "{all:?}");
     }
 
     #[test]

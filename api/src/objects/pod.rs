@@ -6,6 +6,7 @@
 mod container;
 mod defaults;
 mod handler;
+mod placement;
 mod resources;
 #[cfg(test)]
 mod tests;
@@ -16,8 +17,11 @@ mod warnings;
 
 use std::net::IpAddr;
 
-pub use self::resources::{Requests, requests};
 pub(super) use self::{defaults::default_spec, validation::validate_template, warnings::spec_warnings};
+pub use self::{
+    placement::{is_tolerated, node_is_selected, required_node_affinity},
+    resources::{Requests, requests},
+};
 use crate::{
     core::{Pod, PodCondition, PodStatus},
     error::FieldErrors,

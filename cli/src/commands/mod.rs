@@ -14,6 +14,7 @@ mod get;
 mod logs;
 mod run;
 mod scale;
+mod schedule;
 mod version;
 
 use crate::{
@@ -59,6 +60,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Create(args) => create::run(&context, args).await,
         Command::Delete(args) => delete::run(&context, args).await,
         Command::Scale(args) => scale::run(&context, args).await,
+        Command::Schedule(args) => schedule::run(&context, args).await,
         Command::Events(args) => events::run(&context, args).await,
         Command::Run(args) => run::run(&context, args).await,
         Command::Version => version::run(&context).await,

@@ -255,7 +255,8 @@ fn placement_remedy(why: &str) -> &'static str {
         ("too little", "lower the requests of the pod's containers, delete pods that are not needed, or add a minion"),
         ("full of pods", "delete pods that are not needed, or add a minion"),
         ("without the labels", "give a node the labels of the pod's nodeSelector, or correct the nodeSelector"),
-        ("volume", "free the volume, or put the pods that share it on one minion"),
+        ("node affinity", "give a node what the pod's node affinity requires, or correct the affinity"),
+        ("taint", "give the pod a toleration of the taint, or take the taint off a node"),
         ("cordoned", "uncordon a minion: set spec.unschedulable of the node to false"),
         ("not ready", "bring a minion back: see coracle get nodes, and start `coracle minion` there"),
     ] {

@@ -90,7 +90,27 @@ fn pods_are_diagnosed_by_the_most_fundamental_fault() {
             &up,
             &["nodeSelector"],
         ),
-        ("host port", pod("", unplaced("0/1 minions fit: 1 with host port 80 taken")), vec![], &up, &["host port 80"]),
+        (
+            "host port",
+            pod("", unplaced("0/1 minions fit: 1 with host port 80/TCP taken")),
+            vec![],
+            &up,
+            &["host port 80", "take another"],
+        ),
+        (
+            "taint",
+            pod("", unplaced("0/1 minions fit: 1 with the taint a=b:NoSchedule that the pod does not tolerate")),
+            vec![],
+            &up,
+            &["a=b:NoSchedule", "toleration"],
+        ),
+        (
+            "affinity",
+            pod("", unplaced("0/1 minions fit: 1 outside the pod's node affinity")),
+            vec![],
+            &up,
+            &["correct the affinity"],
+        ),
         (
             "by event",
             pod("", json!({"phase": "Pending"})),

@@ -288,6 +288,61 @@ async fn a_pod_that_fits_nowhere_says_why_and_is_placed_when_it_fits() {
     world.until("both are placed", |w| w.pods().iter().all(|(_, p)| p.node.is_some()).then_some(())).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_waiting_pod_is_tried_when_something_helps_it_and_not_before() {
+    let world = World::new().await;
+    world.node("n1").await;
+    let taints = |taints: Value| {
+        move |node: &mut Node| {
+            node.spec.get_or_insert_default().taints = serde_json::from_value(taints.clone()).unwrap();
+            Ok(true)
+        }
+    };
+    world.registry.modify("", "n1", taints(json!([{"key": "for", "effect": "NoSchedule"}]))).await.unwrap();
+    world.until("the node is ready", |w| (ready(w, "n1")? == "True").then_some(())).await;
+    for (name, cpu) in [("small", "1"), ("large", "9"), ("bearing", "1")] {
+        let resources = json!({"requests": {"cpu": cpu}});
+        let spec = json!({"containers": [{"name": "c", "image": "i", "resources": resources}]});
+        world.create::<Pod>(json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec})).await;
+    }
+    let why = |w: &World, name: &str| {
+        let status = w.registry.get_typed::<Pod>("default", name)?.status?;
+        let condition = status.conditions?.into_iter().find(|c| c.type_ == "PodScheduled")?;
+        assert_eq!((condition.status.as_str(), condition.reason.as_deref()), ("False", Some("Unschedulable")));
+        condition.message
+    };
+    let sentence = "0/1 minions fit: 1 with the taint for:NoSchedule that the pod does not tolerate";
+    let told = |w: &World, name: &str, sentence: &str| {
+        w.beat("n1");
+        why(w, name).is_some_and(|why| why == sentence).then_some(())
+    };
+    for name in ["small", "large", "bearing"] {
+        world.until("all are told of the taint", |w| told(w, name, sentence)).await;
+    }
+    let events = |w: &World| {
+        let events = w.registry.snapshot(coracle_api::core::Event::row());
+        let failed = |e: &Arc<crate::registry::Entry>| e.field("reason") == Some("FailedScheduling");
+        events.entries.values().filter(|e| failed(e)).count()
+    };
+    world.until("and by one event each", |w| (events(w) == 3).then_some(())).await;
+    let placed = |w: &World, name: &str| w.pods().iter().any(|(n, p)| n == name && p.node.is_some()).then_some(());
+    // The pod changes.
+    let bear = |pod: &mut Pod| {
+        let all = json!([{"operator": "Exists"}]);
+        pod.spec.as_mut().unwrap().tolerations = serde_json::from_value(all).unwrap();
+        Ok(true)
+    };
+    world.registry.modify("default", "bearing", bear).await.unwrap();
+    world.until("the one that bears it is placed", |w| placed(w, "bearing")).await;
+    assert_eq!((placed(&world, "small"), placed(&world, "large")), (None, None));
+    // The node changes.
+    world.registry.modify("", "n1", taints(Value::Null)).await.unwrap();
+    world.until("the small one is placed", |w| placed(w, "small")).await;
+    // What helped others is told within a round.
+    let sentence = "0/1 minions fit: 1 too little cpu (needs 9000m, largest free 2000m)";
+    world.until("the large one is told another reason", |w| told(w, "large", sentence)).await;
+}
+
 /// The status of the condition `Ready`, if there is one.
 fn ready(world: &World, node: &str) -> Option<String> {
     let conditions = world.registry.get_typed::<Node>("", node)?.status?.conditions?;

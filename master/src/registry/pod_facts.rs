@@ -1,7 +1,7 @@
 //! What the scheduler and the controllers ask about a pod, read off once when it is written, so
 //! that no control loop decodes pods.
 
-use std::net::IpAddr;
+use std::{hash::BuildHasher, net::IpAddr};
 
 use compact_str::CompactString;
 use coracle_api::{
@@ -65,6 +65,10 @@ pub struct PodFacts {
     pub ip: Option<CompactString>,
     /// UID of its controller.
     pub owner: Option<CompactString>,
+    /// Which pods are to be kept apart from it: those with the same number; 0 for none. One number
+    /// is the pods of one controller, or, of those without one, the pods of a namespace with the
+    /// same labels, which are what a service selects.
+    pub siblings: u64,
     /// When it was created.
     pub created_at: Option<Timestamp>,
     /// Whether its minion fell silent.
@@ -86,13 +90,15 @@ impl PodFacts {
             Some("Failed") => PodPhase::Failed,
             _ => PodPhase::Pending,
         };
+        let owner = controller.map(|o| o.uid.as_str());
         Self {
+            siblings: siblings(pod, owner),
             node: spec.and_then(|s| s.node_name.as_deref()).filter(|n| !n.is_empty()).map(Into::into),
             phase,
             ready: pod::is_ready(pod),
             terminating: pod.metadata.deletion_timestamp.is_some(),
             ip: status.and_then(|s| s.pod_ip.as_deref()).filter(|ip| !ip.is_empty()).map(Into::into),
-            owner: controller.map(|o| o.uid.as_str().into()),
+            owner: owner.map(Into::into),
             created_at: pod.metadata.creation_timestamp.as_ref().map(|t| t.0),
             lost: status.and_then(|s| s.reason.as_deref()) == Some("NodeLost"),
             requests: pod::requests(pod),
@@ -106,5 +112,15 @@ impl PodFacts {
     /// Whether it counts as a replica: neither over nor on its way out.
     pub fn is_active(&self) -> bool {
         !self.terminating && !self.phase.is_terminal()
+    }
+}
+
+fn siblings(pod: &Pod, owner: Option<&str>) -> u64 {
+    let labels = pod.metadata.labels.as_ref().filter(|l| !l.is_empty());
+    let hasher = foldhash::fast::FixedState::default();
+    match (owner, labels) {
+        (Some(uid), _) => hasher.hash_one(uid).max(1),
+        (None, Some(labels)) => hasher.hash_one((&pod.metadata.namespace, labels)).max(1),
+        (None, None) => 0,
     }
 }

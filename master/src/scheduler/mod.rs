@@ -1,24 +1,58 @@
 //! The scheduler: gives every pod without a node one.
 //!
-//! [`cluster`] keeps the totals of each node as pods come and go, [`mod@decide`] is the pure choice,
-//! and this file is the shell: a queue of pods to place, decided in batches and bound through the
-//! registry. A pod that fits nowhere waits for an event that can help, not for a timer.
+//! * [`cluster`] keeps the totals of each node as pods come and go; `index` lets a look at them
+//!   skip most nodes.
+//! * [`wanted`] is what a pod asks for, [`predicates`] say where it can go and why not elsewhere,
+//!   [`priorities`] where best, [`mod@decide`] chooses. All of it is pure.
+//! * [`waiting`] holds the pods that fit nowhere, `binding` writes what was decided, [`explain`]
+//!   answers what would be decided.
+//! * This file is the shell: a queue of pods to place, decided in batches and bound through the
+//!   registry, one batch being decided while the one before is written.
+//!
+//! # Cost
+//! A decision compares a bounded number of nodes, whatever the size of the cluster (`index`). A
+//! full cluster is passed over by blocks. Only a refusal looks at every node, once for all pods that
+//! ask for the same: those that come later are told what the first one was.
+//!
+//! # Waiting
+//! A pod that fits nowhere is tried again when an event can help it, never because time went by: a
+//! node joined, became ready, was opened, got other labels, taints or more room; a pod left a node;
+//! the pod itself changed. All changes that are there are taken in before anything is tried, and
+//! then each class of equal pods is tried against the nodes that became better, 32 of them at most,
+//! or with one question to the index if there are more. A round every minute is a safety net, and
+//! keeps what pods are told up to date; it looks at 256 classes at most.
+//!
+//! # What fits in later
+//! Affinity between pods and topology spread are predicates and priorities over counts by group and
+//! domain, which [`cluster::Siblings`] is the simplest case of: another table kept by `put` and
+//! read by `compare`. Preemption is a third answer of [`decide`], asked when no node fits: the
+//! predicates run on a [`cluster::NodeState`] from which pods of lower priority were taken.
 
+mod binding;
 mod cluster;
 mod decide;
+pub mod explain;
+mod index;
+mod predicates;
+mod priorities;
+#[cfg(test)]
+mod tests;
+mod waiting;
+mod wanted;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use coracle_api::{
     ApiError, Kind, TypedObject,
-    core::{Node, Pod, PodCondition},
+    core::{Node, Pod},
     error::Reason,
+    meta::ObjectMeta,
     objects::pod::DEFAULT_SCHEDULER,
 };
-use futures_util::{FutureExt, StreamExt, future::join_all};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{JoinAll, MaybeDone, join_all, maybe_done},
+};
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -26,18 +60,27 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     controllers::{Changes, changes},
     events::Recorder,
-    registry::{EventType, Key, PodFacts, Registry, WatchItem},
+    registry::{Entry, EventType, Key, PodFacts, Registry, WatchItem},
 };
-use cluster::Cluster;
-use decide::{Decision, Explanation, Wanted, decide};
+use waiting::{Telling, Waiting};
+
+pub use cluster::Cluster;
+pub use decide::{Decision, Explanation, decide};
+pub use predicates::Misfit;
+pub use priorities::{PRIORITIES, Scores};
+pub use wanted::Wanted;
 
 /// Pods decided before their bindings are written, together.
 const BATCH: usize = 256;
+/// Batches before changes are taken in again: what they write stays far from filling the history
+/// that watches read.
+const BATCHES: usize = 16;
 /// A binding that failed for want of the store is tried again after this, and after twice that...
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// Amounts in what a waiting pod is told are brought up to date this often at most: they change
-/// with every pod that comes or goes.
+/// Waiting pods are looked at again this often, whatever happened.
+const ROUND: Duration = Duration::from_secs(60);
+/// And this often if anything changed: the amounts that they were told may be others.
 const RETELL: Duration = Duration::from_secs(10);
 
 /// Places pods.
@@ -46,19 +89,37 @@ pub struct Scheduler {
     registry: Registry,
     events: Recorder,
     cluster: Cluster,
-    /// To be decided now.
-    queue: BTreeSet<Key>,
-    /// Fit nowhere; what was said about them.
-    waiting: BTreeMap<Key, Told>,
+    /// To be decided now, in the order in which they came. May hold what has gone meanwhile.
+    queue: VecDeque<Key>,
+    queued: foldhash::HashSet<Key>,
+    /// Fit nowhere.
+    waiting: Waiting,
+    /// Decided pods, and the version at which they were bound: what the watch says of them up to then
+    /// is older than what is assumed.
+    assumed: foldhash::HashMap<Key, u64>,
     retry_at: Option<Instant>,
     retry_wait: Duration,
+    last_round: Instant,
+    /// Whether anything changed since the last round.
+    stirred: bool,
+    /// Whether there may be changes that were not told one by one.
+    round_now: bool,
 }
 
-/// What the user was told about a pod that waits.
-#[derive(Debug, Clone)]
-struct Told {
-    why: Explanation,
-    at: Instant,
+/// A decided pod, and where it goes.
+struct Bound {
+    key: Key,
+    /// Enough of the pod for an event to be about it.
+    regarding: Pod,
+    node: String,
+}
+
+type Writes = JoinAll<Pin<Box<dyn Future<Output = Result<u64, ApiError>> + Send>>>;
+
+/// Bindings on their way into the store.
+struct Flight {
+    bound: Vec<Bound>,
+    writes: Pin<Box<MaybeDone<tokio::task::Unconstrained<Writes>>>>,
 }
 
 impl Scheduler {
@@ -68,10 +129,15 @@ impl Scheduler {
             registry,
             events,
             cluster: Cluster::default(),
-            queue: BTreeSet::new(),
-            waiting: BTreeMap::new(),
+            queue: VecDeque::new(),
+            queued: Default::default(),
+            waiting: Waiting::default(),
+            assumed: Default::default(),
             retry_at: None,
             retry_wait: RETRY_MIN,
+            last_round: Instant::now(),
+            stirred: false,
+            round_now: false,
         }
     }
 
@@ -81,104 +147,190 @@ impl Scheduler {
         let pods = changes(self.registry.clone(), Pod::row()).map(|c| (Pod::row(), c)).boxed();
         let mut changes = futures_util::stream::select(nodes, pods);
         loop {
-            let retry = async {
-                match self.retry_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let (retry, round) = (self.retry_at, self.round_at());
             // All arms are cancel-safe: the stream keeps what it has not yielded, the rest wait.
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 Some((kind, changes)) = changes.next() => self.take(kind, &changes),
-                () = retry => self.retry_at = None,
+                () = at(retry) => self.retry_at = None,
+                () = at(round) => self.round().await,
             }
-            while let Some(Some((kind, changes))) = changes.next().now_or_never() {
-                self.take(kind, &changes);
-            }
-            while !self.queue.is_empty() && self.retry_at.is_none() && !stop.is_cancelled() {
-                self.place_batch().await;
+            loop {
+                while let Some(Some((kind, changes))) = changes.next().now_or_never() {
+                    self.take(kind, &changes);
+                }
+                let improved = self.cluster.take_improved();
+                self.waiting.wake(&self.cluster, &improved);
+                if !self.has_work() || stop.is_cancelled() {
+                    break;
+                }
+                self.place_batches().await;
             }
         }
     }
 
+    fn has_work(&self) -> bool {
+        self.retry_at.is_none() && (!self.queue.is_empty() || self.waiting.next_open().is_some())
+    }
+
+    fn round_at(&self) -> Option<Instant> {
+        let pause = match (self.round_now, self.stirred) {
+            (true, _) => Duration::ZERO,
+            (false, true) => RETELL,
+            (false, false) => ROUND,
+        };
+        (!self.waiting.is_empty()).then(|| self.last_round + pause)
+    }
+
+    async fn round(&mut self) {
+        (self.last_round, self.stirred, self.round_now) = (Instant::now(), false, false);
+        let tellings = self.waiting.round(&self.cluster);
+        self.tell(tellings).await;
+    }
+
     fn take(&mut self, kind: &Kind, changes: &Changes) {
+        self.stirred = true;
         if changes.anew && kind == Node::row() {
             self.cluster.clear_nodes();
         } else if changes.anew {
             self.cluster.clear_pods();
+            self.assumed.clear();
             self.queue.clear();
+            self.queued.clear();
             let registry = &self.registry;
-            self.waiting.retain(|key, _| registry.get(kind, &key.namespace, &key.name).is_some());
-            self.wake_waiting();
+            let gone = |key: &&Key| registry.get(kind, &key.namespace, &key.name).is_none();
+            let gone: Vec<Key> = self.waiting.pods().filter(gone).cloned().collect();
+            gone.iter().for_each(|key| self.waiting.remove(key));
+            // What was freed meanwhile is not told one by one: the round finds it.
+            self.round_now = true;
         }
         changes.items.iter().for_each(|item| self.observe(item));
     }
 
     fn observe(&mut self, item: &WatchItem) {
-        let (key, gone) = (&item.entry.key, item.event == EventType::Deleted);
-        let Some(facts) = item.entry.pod() else {
-            let node = if gone { None } else { item.entry.typed::<Node>() };
-            if self.cluster.set_node(&key.name, node.as_ref()) {
-                self.wake_waiting();
-            }
-            return;
+        let (entry, gone) = (&item.entry, item.event == EventType::Deleted);
+        let Some(facts) = entry.pod() else {
+            let node = if gone { None } else { entry.typed::<Node>() };
+            return self.cluster.set_node(&entry.key.name, node.as_ref());
         };
-        let over = gone || facts.phase.is_terminal();
-        if self.cluster.set_pod(key, (!over).then_some(facts)) {
-            self.wake_waiting();
+        let (key, over) = (&entry.key, gone || facts.phase.is_terminal());
+        match self.assumed.get(key) {
+            Some(bound_at) if entry.version < *bound_at => return,
+            Some(_) => drop(self.assumed.remove(key)),
+            None => {}
         }
-        // A pod that names another scheduler is that one's to bind.
-        let other = item.entry.field("spec.schedulerName").is_some_and(|name| !matches!(name, "" | DEFAULT_SCHEDULER));
-        if over || other || facts.node.is_some() || facts.terminating {
-            self.queue.remove(key);
+        self.cluster.set_pod(key, (!over).then_some(facts));
+        if over || !is_ours(entry, facts) {
+            // In the queue it is passed over when its turn comes.
             self.waiting.remove(key);
-        } else if !self.waiting.contains_key(key) {
-            self.queue.insert(key.clone());
+        } else if !self.waiting.holds(key) {
+            self.enqueue(key.clone());
+        } else if let Some(pod) = entry.typed::<Pod>()
+            && !self.waiting.is_unchanged(key, &Wanted::of(&pod, facts))
+        {
+            self.waiting.remove(key);
+            self.enqueue(key.clone());
         }
     }
 
-    /// Something became free: whoever waits may fit now.
-    fn wake_waiting(&mut self) {
-        self.queue.extend(self.waiting.keys().cloned());
+    fn enqueue(&mut self, key: Key) {
+        if self.queued.insert(key.clone()) {
+            self.queue.push_back(key);
+        }
     }
 
-    async fn place_batch(&mut self) {
-        let (mut bindings, mut misfits) = (Vec::new(), Vec::new());
-        while bindings.len() + misfits.len() < BATCH
-            && let Some(key) = self.queue.pop_first()
+    /// Those that waited longest first.
+    fn next_pod(&mut self) -> Option<Key> {
+        if let Some(key) = self.waiting.next_open() {
+            return Some(key);
+        }
+        let key = self.queue.pop_front()?;
+        self.queued.remove(&key);
+        Some(key)
+    }
+
+    async fn place_batches(&mut self) {
+        let mut flight: Option<Flight> = None;
+        for _ in 0..BATCHES {
+            let (decided, tellings) = self.decide_batch();
+            let idle = decided.is_none() && tellings.is_empty();
+            self.tell(tellings).await;
+            if let Some(before) = std::mem::replace(&mut flight, decided) {
+                self.land(before).await;
+            }
+            if idle || self.retry_at.is_some() {
+                break;
+            }
+        }
+        if let Some(last) = flight {
+            self.land(last).await;
+        }
+    }
+
+    /// Decides on pods until a batch is full. Their bindings are on their way when this returns.
+    fn decide_batch(&mut self) -> (Option<Flight>, Vec<Telling>) {
+        let (mut bound, mut writes, mut tellings) = (Vec::new(), Vec::new(), Vec::new());
+        let now = Timestamp::now();
+        while bound.len() + tellings.len() < BATCH
+            && let Some(key) = self.next_pod()
         {
-            let Some(entry) = self.registry.get(Pod::row(), &key.namespace, &key.name) else { continue };
-            let (Some(facts), Some(pod)) = (entry.pod(), entry.typed::<Pod>()) else { continue };
-            if facts.node.is_some() || facts.terminating || facts.phase.is_terminal() {
+            let entry = self.registry.get(Pod::row(), &key.namespace, &key.name);
+            let open = entry.as_ref().filter(|_| !self.assumed.contains_key(&key));
+            let open = open.and_then(|e| Some((e, e.pod().filter(|facts| is_ours(e, facts))?, e.typed::<Pod>()?)));
+            let Some((entry, facts, pod)) = open else {
+                self.waiting.remove(&key);
+                continue;
+            };
+            let wanted = Wanted::of(&pod, facts);
+            if self.waiting.is_refused(&wanted) {
+                tellings.push(self.waiting.refuse(&key, wanted, None));
                 continue;
             }
-            match decide(&self.cluster, &Wanted::of(&pod, facts)) {
+            match decide(&self.cluster, &wanted) {
                 Decision::Place { node } => {
-                    // Assumed placed, so that the next decision of the batch counts it.
-                    let placed = PodFacts { node: Some(node.clone()), ..facts.clone() };
-                    self.cluster.set_pod(&key, Some(&placed));
+                    // Assumed placed, so that the next decision counts it.
+                    self.cluster.assume(&key, facts, &node);
+                    self.assumed.insert(key.clone(), u64::MAX);
                     self.waiting.remove(&key);
-                    bindings.push((key, pod, node));
+                    let regarding = regarding(&pod);
+                    let (registry, version, node) = (self.registry.clone(), entry.version, node.to_string());
+                    bound.push(Bound { key: key.clone(), regarding, node: node.clone() });
+                    let write: Pin<Box<dyn Future<Output = _> + Send>> =
+                        Box::pin(async move { binding::bind_decided(&registry, &key, pod, version, &node, now).await });
+                    writes.push(write);
                 }
-                Decision::Wait(why) => misfits.push((key, pod, why)),
+                Decision::Wait(why) => tellings.push(self.waiting.refuse(&key, wanted, Some(why))),
             }
         }
-        self.report(misfits).await;
-        let results = join_all(bindings.iter().map(|(key, pod, node)| bind(&self.registry, key, pod, node))).await;
+        if bound.is_empty() {
+            return (None, tellings);
+        }
+        // All of them in one go, however many: they are to share commits.
+        let mut writes = Box::pin(maybe_done(tokio::task::unconstrained(join_all(writes))));
+        // Sends them off: the store writes them while the next batch is decided.
+        let _sent = writes.as_mut().now_or_never();
+        (Some(Flight { bound, writes }), tellings)
+    }
+
+    /// Waits for bindings to be written. One that was not leaves its room to others.
+    async fn land(&mut self, mut flight: Flight) {
+        flight.writes.as_mut().await;
+        let results = flight.writes.as_mut().take_output().unwrap_or_default();
         let mut failed = None;
-        for ((key, pod, node), result) in bindings.into_iter().zip(results) {
+        for (Bound { key, regarding, node }, result) in flight.bound.into_iter().zip(results) {
             match result {
-                Ok(()) => {
+                Ok(version) => {
+                    self.assumed.insert(key.clone(), version);
                     let name = format!("{}/{}", key.namespace, key.name);
-                    self.events.normal(&pod, "Scheduled", &format!("Successfully assigned {name} to {node}"));
+                    self.events.normal(&regarding, "Scheduled", &format!("Successfully assigned {name} to {node}"));
                 }
                 Err(error) => {
+                    self.assumed.remove(&key);
                     self.cluster.set_pod(&key, None);
                     if !matches!(error.reason, Reason::NotFound | Reason::Conflict) {
                         failed.get_or_insert(error);
-                        self.queue.insert(key);
+                        self.enqueue(key);
                     }
                 }
             }
@@ -195,96 +347,46 @@ impl Scheduler {
 
     /// Tells the user why pods wait: an event for each new set of reasons, a condition that holds
     /// the present amounts.
-    async fn report(&mut self, misfits: Vec<(Key, Pod, Explanation)>) {
-        let now = Instant::now();
-        let mut writes = Vec::new();
-        for (key, pod, why) in misfits {
-            let told = self.waiting.get(&key);
-            let same = told.is_some_and(|told| told.why.same_reasons(&why));
-            if same && told.is_some_and(|told| told.why == why || now.duration_since(told.at) < RETELL) {
-                continue;
-            }
-            let text = why.to_string();
-            if !same {
-                self.events.warning(&pod, "FailedScheduling", &text);
-            }
-            self.waiting.insert(key.clone(), Told { why, at: now });
-            writes.push((key, text));
-        }
-        let write = async |key: &Key, why: &str| {
-            let set = |pod: &mut Pod| {
-                let condition = condition("False", Some("Unschedulable"), Some(why), Timestamp::now());
-                Ok(unbound(pod) && set_condition(pod, condition))
-            };
-            self.registry.modify(&key.namespace, &key.name, set).await
+    async fn tell(&self, tellings: Vec<Telling>) {
+        let told = |t: &Telling| {
+            let (why, is_news): (Arc<str>, bool) = (t.why.as_str().into(), t.is_news);
+            t.pods.iter().map(|key| (key.clone(), why.clone(), is_news)).collect::<Vec<_>>()
         };
-        for result in join_all(writes.iter().map(|(key, why)| write(key, why))).await {
-            if let Err(error) = result {
-                tracing::debug!(%error, "the reason for waiting was not written");
+        let told: Vec<_> = tellings.iter().flat_map(told).collect();
+        for part in told.chunks(BATCH) {
+            for (key, why, _) in part.iter().filter(|(.., is_news)| *is_news) {
+                if let Some(pod) = self.registry.get_typed::<Pod>(&key.namespace, &key.name) {
+                    self.events.warning(&regarding(&pod), "FailedScheduling", why);
+                }
+            }
+            let now = Timestamp::now();
+            let writes = part.iter().map(|(key, why, _)| binding::tell_unschedulable(&self.registry, key, why, now));
+            for result in join_all(writes).await {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "the reason for waiting was not written");
+                }
             }
         }
     }
 }
 
-fn unbound(pod: &Pod) -> bool {
-    pod.spec.as_ref().is_none_or(|s| s.node_name.as_deref().is_none_or(str::is_empty))
-}
-
-async fn bind(registry: &Registry, key: &Key, decided: &Pod, node: &str) -> Result<(), ApiError> {
-    bind_pod(registry, key, decided.metadata.uid.as_deref(), node, Timestamp::now()).await
-}
-
-/// Assigns a pod to a node, once: `Conflict` if it is assigned, being deleted, or another pod of
-/// that name than the one with `uid`.
-pub async fn bind_pod(
-    registry: &Registry,
-    key: &Key,
-    uid: Option<&str>,
-    node: &str,
-    now: Timestamp,
-) -> Result<(), ApiError> {
-    let refuse = |why: String| Err(ApiError::conflict("pod", &key.name, why));
-    let assign = |pod: &mut Pod| {
-        if uid.is_some() && pod.metadata.uid.as_deref() != uid {
-            return refuse("it was replaced by another pod of the same name".into());
-        }
-        if pod.metadata.deletion_timestamp.is_some() {
-            return refuse("it is being deleted".into());
-        }
-        if !unbound(pod) {
-            let host = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
-            return refuse(format!("it is already assigned to host {host}"));
-        }
-        pod.spec.get_or_insert_default().node_name = Some(node.to_owned());
-        set_condition(pod, condition("True", None, None, now));
-        Ok(true)
-    };
-    registry.modify(&key.namespace, &key.name, assign).await.map(drop)
-}
-
-fn condition(status: &str, reason: Option<&str>, message: Option<&str>, now: Timestamp) -> PodCondition {
-    PodCondition {
-        type_: "PodScheduled".into(),
-        status: status.into(),
-        reason: reason.map(Into::into),
-        message: message.map(Into::into),
-        last_transition_time: Some(now.into()),
-        ..Default::default()
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
-/// Whether the condition said something else before.
-fn set_condition(pod: &mut Pod, mut condition: PodCondition) -> bool {
-    let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
-    if let Some(old) = conditions.iter().find(|c| c.type_ == condition.type_) {
-        if (&old.status, &old.reason, &old.message) == (&condition.status, &condition.reason, &condition.message) {
-            return false;
-        }
-        if old.status == condition.status {
-            condition.last_transition_time = old.last_transition_time.clone();
-        }
-    }
-    conditions.retain(|c| c.type_ != condition.type_);
-    conditions.push(condition);
-    true
+/// Whether a pod waits for this scheduler to give it a node. One that names another scheduler is that
+/// one's to bind.
+fn is_ours(entry: &Entry, facts: &PodFacts) -> bool {
+    let other = entry.field("spec.schedulerName").is_some_and(|name| !matches!(name, "" | DEFAULT_SCHEDULER));
+    facts.node.is_none() && facts.is_active() && !other
+}
+
+/// What an event says of the pod that it is about.
+fn regarding(pod: &Pod) -> Pod {
+    let ObjectMeta { name, namespace, uid, resource_version, .. } = pod.metadata.clone();
+    let metadata = ObjectMeta { name, namespace, uid, resource_version, ..Default::default() };
+    Pod { metadata, ..Default::default() }
 }

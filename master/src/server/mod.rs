@@ -27,6 +27,7 @@ mod query;
 mod request;
 mod router;
 mod scale;
+mod schedule;
 mod strategic;
 mod table;
 mod tunnel;

@@ -18,7 +18,7 @@ use super::{
     nodes, objects,
     query::Query,
     router::{self, Edition, Route, Target, Unroutable},
-    tunnel,
+    schedule, tunnel,
 };
 use crate::store::Health;
 
@@ -121,6 +121,7 @@ async fn dispatch(shared: &Arc<Shared>, route: Route, request: Request) -> Resul
             let body = limits::read_body(request.body, &shared.limits).await?;
             nodes::heartbeat(shared, &node, &body)?
         }
+        Route::Schedule => schedule::schedule(shared, request).await?,
         Route::Tunnel(node) => tunnel::open(shared, node, &request.headers, request.upgrade, permit)?,
         Route::Cluster => nodes::cluster(shared),
         Route::Backup => backup::backup(shared, permit),
@@ -151,6 +152,7 @@ fn labels(route: &Route) -> (&'static str, &'static str) {
         Route::Heartbeat(_) => ("heartbeat", ""),
         Route::Tunnel(_) => ("tunnel", ""),
         Route::Backup => ("backup", ""),
+        Route::Schedule => ("schedule", ""),
         _ => ("page", ""),
     }
 }

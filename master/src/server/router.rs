@@ -98,6 +98,8 @@ pub(crate) enum Route {
     Cluster,
     /// `/coracle/v1/backup`
     Backup,
+    /// `/coracle/v1/schedule`
+    Schedule,
     Heartbeat(String),
     Tunnel(String),
     Objects(Target),
@@ -135,6 +137,10 @@ pub(crate) fn parse(method: &Method, path: &str, query: &Query) -> Result<Route,
         ["openapi", "v3", "api", "v1"] => get(Route::Schema),
         ["coracle", "v1", "cluster"] => get(Route::Cluster),
         ["coracle", "v1", "backup"] => get(Route::Backup),
+        ["coracle", "v1", "schedule"] => match *method {
+            Method::POST => Ok(Route::Schedule),
+            _ => Err(Unroutable::Method(None)),
+        },
         ["coracle", "v1", "nodes", name, "heartbeat"] => match *method {
             Method::PUT => Ok(Route::Heartbeat((*name).to_owned())),
             _ => Err(Unroutable::Method(None)),
@@ -348,6 +354,8 @@ mod tests {
         check("GET", "/readyz", "Ready");
         check("GET", "/coracle/v1/cluster", "Cluster");
         check("PUT", "/coracle/v1/nodes/n/heartbeat", "Heartbeat(\"n\")");
+        check("POST", "/coracle/v1/schedule", "Schedule");
+        check("GET", "/coracle/v1/schedule", "Method(None)");
         check("GET", "/coracle/v1/nodes/n/tunnel", "Tunnel(\"n\")");
         check("GET", "/api/v2", "NotFound(None)");
         check("GET", "/api/v1/namespaces/a%2Fb/pods", "NotFound(None)");

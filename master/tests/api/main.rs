@@ -9,5 +9,6 @@ mod harness;
 mod legacy;
 mod objects;
 mod pages;
+mod schedule;
 mod streams;
 mod watches;

@@ -269,6 +269,26 @@ fn bad_pod_fields_are_refused_with_path_and_remedy() {
         field("tolerations", json!([{"effect": "NoSchedule"}])),
         "spec.tolerations[0].operator: invalid value: 'Equal'",
     );
+    let required = |terms: Value| {
+        let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
+        field("affinity", json!({ "nodeAffinity": required }))
+    };
+    let terms = "requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+    check(required(json!([])), &format!("spec.affinity.nodeAffinity.{terms}: required value"));
+    for (requirement, wrong) in [
+        (json!({"key": "k", "operator": "Is"}), "operator: unsupported value: 'Is'"),
+        (json!({"key": "k", "operator": "In"}), "values: required value"),
+        (json!({"key": "k", "operator": "Exists", "values": ["v"]}), "values: forbidden"),
+        (json!({"key": "k", "operator": "Gt", "values": ["v"]}), "values: invalid value: 'v'"),
+        (json!({"key": "a b", "operator": "Exists"}), "key: invalid value: 'a b'"),
+    ] {
+        check(
+            required(json!([{ "matchExpressions": [requirement] }])),
+            &format!("{terms}[0].matchExpressions[0].{wrong}"),
+        );
+    }
+    let named = json!([{"matchFields": [{"key": "metadata.uid", "operator": "In", "values": ["v"]}]}]);
+    check(required(named), "matchFields[0].key: unsupported value: 'metadata.uid'");
     check(field("hostAliases", json!([{"ip": "x"}])), "spec.hostAliases[0].ip: invalid value");
     let mut bare = pod(with(json!({})));
     bare.spec = None;
@@ -423,15 +443,25 @@ fn what_nothing_acts_on_is_told() {
         "resources": {"limits": {"ephemeral-storage": "1Gi"}},
         "readinessProbe": {"httpGet": {"port": 1, "scheme": "HTTPS"}},
     }));
-    spec["affinity"] = json!({"nodeAffinity": {}});
+    let preferred = json!([{"weight": 1, "preference": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}}]);
+    let term = json!({"matchExpressions": [{"key": "a", "operator": "Exists"}]});
+    spec["affinity"] = json!({
+        "nodeAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": preferred,
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]},
+        },
+        "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "host"}]},
+    });
     spec["priorityClassName"] = "high".into();
     spec["serviceAccountName"] = "robot".into();
     spec["schedulerName"] = "mine".into();
     spec["hostPID"] = true.into();
-    spec["tolerations"] = json!([]);
+    let toleration = json!({"key": "a", "operator": "Exists"});
+    spec["tolerations"] = json!([toleration, {"key": "b", "operator": "Exists", "tolerationSeconds": 9}]);
     let all = Object::warnings(&pod(spec)).join("\n");
     for part in [
-        "spec.affinity is stored but not enforced: pods are placed by",
+        "spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution is stored but not enforced: use",
+        "spec.affinity.podAntiAffinity is stored but not enforced: pods of one",
         "spec.priorityClassName is stored",
         "spec.serviceAccountName is stored",
         "spec.schedulerName: the pod waits for the scheduler mine",
@@ -444,7 +474,8 @@ fn what_nothing_acts_on_is_told() {
     ] {
         assert!(all.contains(part), "{part:?} in {all}");
     }
-    assert!(!all.contains("tolerations"), "{all}");
+    assert!(all.contains("spec.tolerations[1].tolerationSeconds is stored but not enforced"), "{all}");
+    assert!(!all.contains("tolerations[0]") && !all.contains("nodeAffinity.required"), "{all}");
 }
 
 #[test]

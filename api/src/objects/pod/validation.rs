@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     container::{self, Role, check_id},
-    volume,
+    placement, volume,
 };
 use crate::{
     core::{Container, PodSpec, PodTemplateSpec, Toleration},
@@ -67,6 +67,9 @@ pub(super) fn validate_spec(path: &str, spec: &PodSpec, errors: &mut FieldErrors
     }
     for (i, toleration) in spec.tolerations.iter().flatten().enumerate() {
         validate_toleration(&format!("{path}.tolerations[{i}]"), toleration, errors);
+    }
+    if let Some(affinity) = &spec.affinity {
+        placement::validate_affinity(&format!("{path}.affinity"), affinity, errors);
     }
 }
 

@@ -11,10 +11,8 @@ use super::DEFAULT_SCHEDULER;
 use crate::core::{Container, PodSpec};
 
 /// Fields of a spec, and what happens in their place.
-const SPEC: [(&str, &str); 23] = [
-    ("affinity", "pods are placed by nodeSelector, resources and spreading only"),
+const SPEC: [(&str, &str); 21] = [
     ("topologySpreadConstraints", "pods of one controller are spread over the nodes anyway"),
-    ("tolerations", "nodes have no taints that keep pods away"),
     ("priorityClassName", "all pods have the same priority"),
     ("priority", "all pods have the same priority"),
     ("preemptionPolicy", "no pod displaces another"),
@@ -35,6 +33,16 @@ const SPEC: [(&str, &str); 23] = [
     ("setHostnameAsFQDN", "the host name is the short one"),
     ("hostnameOverride", "use hostname"),
     ("hostUsers", "users in containers are users of the node"),
+];
+/// Fields of an affinity, likewise; the rest of it is what a node must have, which is enforced.
+const AFFINITY: [(&str, &str, &str); 3] = [
+    (
+        "nodeAffinity",
+        "preferredDuringSchedulingIgnoredDuringExecution",
+        "use requiredDuringSchedulingIgnoredDuringExecution or nodeSelector",
+    ),
+    ("podAffinity", "", "the pod may be anywhere"),
+    ("podAntiAffinity", "", "pods of one controller are spread over the nodes anyway"),
 ];
 /// Fields of a container, likewise.
 const CONTAINER: [(&str, &str); 2] =
@@ -58,6 +66,18 @@ fn every_warning(path: &str, spec: &PodSpec) -> Vec<String> {
     let json = serde_json::to_value(spec).unwrap_or_default();
     let Value::Object(fields) = &json else { return all };
     unenforced(path, fields, &SPEC, &mut all);
+    for (field, inner, why) in AFFINITY {
+        let path = format!("{path}.affinity.{field}");
+        let value = &json["affinity"][field];
+        let (path, value) = if inner.is_empty() { (path, value) } else { (format!("{path}.{inner}"), &value[inner]) };
+        if !says_nothing(value) {
+            all.push(sentence(&path, why));
+        }
+    }
+    for (i, _) in spec.tolerations.iter().flatten().enumerate().filter(|(_, t)| t.toleration_seconds.is_some()) {
+        let path = format!("{path}.tolerations[{i}].tolerationSeconds");
+        all.push(sentence(&path, "a taint evicts no pod that runs"));
+    }
     let account = spec.service_account_name.as_deref().unwrap_or_default();
     if !matches!(account, "" | "default") {
         all.push(sentence(&format!("{path}.serviceAccountName"), "pods get no token of the API"));
@@ -140,7 +160,8 @@ fn is_plain(spec: &PodSpec) -> bool {
         topology_spread_constraints,
         volumes,
     } = spec;
-    let policies = affinity.is_none() && tolerations.is_none() && topology_spread_constraints.is_none();
+    let evicted_later = tolerations.iter().flatten().any(|t| t.toleration_seconds.is_some());
+    let policies = affinity.is_none() && !evicted_later && topology_spread_constraints.is_none();
     let priorities = priority.is_none() && priority_class_name.is_none() && preemption_policy.is_none();
     let identity = automount_service_account_token.is_none() && service_account_name.is_none();
     let scheduling = scheduling_gates.is_none() && scheduling_group.is_none() && overhead.is_none();
