@@ -6,6 +6,7 @@
 pub mod docker;
 pub mod history;
 pub mod http;
+pub mod lab;
 pub mod master;
 pub mod measure;
 pub mod random;

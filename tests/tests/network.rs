@@ -10,21 +10,13 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use coracle_test_hosts::{Host, Lab, Options, eventually, root};
+use coracle_tests::lab::{Pod, apply, describe, pods};
 use serde_json::{Value, json};
 
 const ECHO: &str = "coracle/echo:1";
 const PORT: u16 = 8080;
 /// What connectivity may take to be back after a fault.
 const BACK: Duration = Duration::from_secs(2);
-
-/// A pod that runs.
-#[derive(Debug, Clone)]
-struct Pod {
-    name: String,
-    ip: String,
-    host: usize,
-    container: String,
-}
 
 /// A lab with the echo pods, one on each host, and their services.
 struct Echoes {
@@ -154,48 +146,6 @@ impl Echoes {
         let port = json["spec"]["ports"][2]["nodePort"].as_u64().context("no node port for UDP")?;
         Ok(u16::try_from(port)?)
     }
-}
-
-/// Creates or changes objects.
-fn apply(lab: &Lab, objects: &[Value]) -> Result<()> {
-    let file = tempfile::NamedTempFile::new()?;
-    serde_json::to_writer(&file, &json!({"apiVersion": "v1", "kind": "List", "items": objects}))?;
-    lab.coracle(&["apply", "-f", &file.path().display().to_string()])?;
-    Ok(())
-}
-
-/// All pods, if every one is ready.
-fn pods(lab: &Lab) -> Result<Vec<Pod>> {
-    let list: Value = serde_json::from_str(&lab.coracle(&["get", "pods", "-o", "json"])?)?;
-    let items = list["items"].as_array().context("no list")?;
-    items
-        .iter()
-        .map(|pod| {
-            let name = pod["metadata"]["name"].as_str().context("no name")?.to_owned();
-            let text =
-                |value: &Value| value.as_str().map(str::to_owned).with_context(|| format!("{name} is not placed"));
-            let ready = pod["status"]["conditions"]
-                .as_array()
-                .is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"));
-            ensure!(ready, "{name} is not ready");
-            let id = text(&pod["status"]["containerStatuses"][0]["containerID"])?;
-            let host = text(&pod["spec"]["nodeName"])?;
-            Ok(Pod {
-                ip: text(&pod["status"]["podIP"])?,
-                host: host.trim_start_matches('h').parse()?,
-                container: id.trim_start_matches("docker://").to_owned(),
-                name,
-            })
-        })
-        .collect()
-}
-
-/// What a failure needs to be understood.
-fn describe(lab: &Lab) -> String {
-    let tables = ["nodes", "pods", "services", "endpoints", "events"]
-        .map(|kind| lab.coracle(&["get", kind, "-o", "wide"]).unwrap_or_else(|e| format!("{e:#}")));
-    let logs = lab.hosts().iter().map(|host| format!("{}:\n{}", host.name(), host.log()));
-    format!("{}\n{}", tables.join("\n"), logs.collect::<Vec<_>>().join("\n"))
 }
 
 fn ask_from_pod(host: &Host, pod: &Pod, protocol: &str, to: &str) -> Result<String> {
@@ -350,7 +300,11 @@ fn connectivity_is_back_after_every_fault() -> Result<()> {
                 "for r in $(ip route | awk '/proto 203/ && $1 ~ \"/\" {print $1}'); do ip route del $r proto 203; done",
             ],
         ),
-        ("after the bridge went down", "sh", vec!["-c", "ip link set $(ls /sys/class/net | grep ^cor-) down"]),
+        (
+            "after the bridge went down",
+            "sh",
+            vec!["-c", "ip link set $(ip -o link | grep -o 'cor-[0-9a-f]*' | head -1) down"],
+        ),
     ] {
         near.run(program, &arguments)?;
         back_within(what, BACK)?;

@@ -126,8 +126,8 @@ struct Memory {
     lost: BTreeSet<CompactString>,
     /// Silent nodes from which all has moved that could.
     cleared: BTreeSet<CompactString>,
-    /// Whether the brake was on in the last round.
-    braked: bool,
+    /// When the brake was last on.
+    braked_at: Option<Instant>,
     /// When the pods of all nodes were looked at, and all were as they should be.
     looked_at_all: Option<Instant>,
     /// Nodes that pods name and that have no object, and since when.
@@ -147,7 +147,7 @@ impl NodeController {
             nodes: BTreeMap::new(),
             lost: BTreeSet::new(),
             cleared: BTreeSet::new(),
-            braked: false,
+            braked_at: None,
             looked_at_all: None,
             missing: BTreeMap::new(),
         };
@@ -216,7 +216,7 @@ impl NodeController {
             health.iter().filter_map(|(node, h)| Some((CompactString::from(*node), h.as_ref()?.status == "Unknown")));
         let lost: BTreeMap<CompactString, bool> = lost.collect();
         drop(health);
-        self.move_pods(memory, &lost, &silences).await;
+        self.move_pods(memory, &lost, &silences, now).await;
         self.mark_pods(memory, &lost, now).await;
         self.remove_homeless(memory, now).await;
     }
@@ -305,13 +305,14 @@ impl NodeController {
         memory: &mut Memory,
         lost: &BTreeMap<CompactString, bool>,
         silences: &BTreeMap<CompactString, Duration>,
+        now: Instant,
     ) {
         let is_lost = |node: &CompactString| lost.get(node).copied().unwrap_or_default();
         memory.cleared.retain(is_lost);
         let pods = self.registry.snapshot(Pod::row());
         let silent: Vec<CompactString> = lost.iter().filter(|(_, lost)| **lost).map(|(node, _)| node.clone()).collect();
         if silent.is_empty() {
-            memory.braked = false;
+            memory.braked_at = None;
             return;
         }
         let sounds = silences.iter().filter_map(|(node, silence)| {
@@ -323,28 +324,33 @@ impl NodeController {
             (is_minion || pods.indexed(node).len() > 0).then_some(Sound { silence: *silence, cleared })
         });
         let braked = braked(sounds, self.beat.mul_f64(LATE_BEATS));
-        if std::mem::replace(&mut memory.braked, braked) != braked {
-            match braked {
-                true => {
-                    tracing::warn!(minions = ?silent, "most minions are silent: their pods stay until half answer again")
-                }
-                false => tracing::info!("enough minions answer: the pods of silent ones move"),
-            }
-        }
         if braked {
+            if memory.braked_at.replace(now).is_none() {
+                tracing::warn!(minions = ?silent, "most minions are silent: their pods stay until half answer again");
+            }
             return;
+        }
+        let grace = liveness::grace(self.beat);
+        // Those that come back after the same fault do so one after the other.
+        if memory.braked_at.is_some_and(|at| now.saturating_duration_since(at) <= grace) {
+            return;
+        }
+        if memory.braked_at.take().is_some() {
+            tracing::info!(minions = ?silent, "enough minions answer: the pods of silent ones move");
         }
         // Masters tell each other late who is silent: the brake must see all that are.
         let patience = if self.announcements.borrow().len() > 1 { self.beat } else { Duration::ZERO };
-        let grace = liveness::grace(self.beat) + patience;
+        let grace = grace + patience;
         for node in silent {
             if silences.get(&node).is_none_or(|silence| *silence < grace) {
                 continue;
             }
-            let anew = memory.cleared.contains(&node) && memory.looked_at_all.is_some();
+            // Now and then all are asked again: what keeps a pod may have been taken off it.
+            let lately = memory.looked_at_all.is_some_and(|at| now.duration_since(at) <= LOOK_AT_ALL);
+            let again = memory.cleared.contains(&node) && lately;
             let here = pods.indexed(&node);
             let concerned =
-                here.values().filter(|e| !anew || e.pod().is_some_and(|p| !p.lost && !p.phase.is_terminal()));
+                here.values().filter(|e| !again || e.pod().is_some_and(|p| !p.lost && !p.phase.is_terminal()));
             let moves: Vec<_> = concerned.cloned().collect();
             let why = format!("minion {node} does not answer");
             let results = join_all(moves.iter().map(|pod| self.move_pod(&node, pod, &why))).await;

@@ -6,7 +6,8 @@
 //!
 //! The brake: when most minions fall silent at about the same time, the fault is more likely the
 //! master's own, and moving everything onto the few that are left would make it a catastrophe.
-//! Then nothing moves until at least half of them are heard again, or their Nodes are deleted.
+//! Then nothing moves until at least half of them are heard again, and the others had their grace to
+//! follow, or their Nodes are deleted.
 //!
 //! Pure; [`super::nodes`] carries it out.
 

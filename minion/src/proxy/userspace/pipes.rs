@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::budget::Budget;
 
-/// Room of a pipe: beyond this, streams were no faster.
+/// Room of a pipe.
 pub(super) const PIPE_BYTES: usize = 256 << 10;
 /// Pipes of one worker, used or not; connections beyond that copy.
 const PIPES_MAX: usize = 128;
