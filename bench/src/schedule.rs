@@ -142,7 +142,7 @@ fn decisions(nodes: usize, args: &ScheduleArgs) -> Result<Pure> {
     let cpu_us = (thread_cpu()? - cpu).as_secs_f64() * 1e6 / pods.len() as f64;
     let (key, wanted, _) = pods.first().context("no pods")?;
     let too_large = Wanted { requests: Requests { milli_cpu: 1 << 20, memory_bytes: 0 }, ..wanted.clone() };
-    let (times, cpu) = (50, thread_cpu()?);
+    let (times, cpu) = (500, thread_cpu()?);
     for _ in 0..times {
         if let Decision::Place { node } = decide(&cluster, &too_large) {
             bail!("{key:?} fits on {node}");

@@ -144,7 +144,7 @@ fn verdicts(cluster: &Cluster, wanted: &Wanted, chosen: Option<&str>) -> Vec<Min
                 let verdict = MinionVerdict {
                     minion,
                     reason: Some(why.reason().into()),
-                    message: why.to_string(),
+                    message: format!("{why:#}"),
                     ..Default::default()
                 };
                 return (1 + why.rank(), verdict);

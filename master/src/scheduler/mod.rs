@@ -25,7 +25,7 @@
 //! # What fits in later
 //! Affinity between pods and topology spread are predicates and priorities over counts by group and
 //! domain, which [`cluster::Siblings`] is the simplest case of: another table kept by `put` and
-//! read by `compare`. Preemption is a third answer of [`decide`], asked when no node fits: the
+//! read by `compare`. Preemption is a third answer of [`decide()`], asked when no node fits: the
 //! predicates run on a [`cluster::NodeState`] from which pods of lower priority were taken.
 
 mod binding;

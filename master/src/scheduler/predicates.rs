@@ -115,8 +115,10 @@ impl Misfit {
     }
 }
 
+/// What is wrong with several nodes; with `{:#}`, with one.
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let left = if f.alternate() { "free" } else { "largest free" };
         match self {
             Self::NodeName { wanted } => write!(f, "other than the named minion {wanted}"),
             Self::NotReady => f.write_str("not ready"),
@@ -135,9 +137,9 @@ impl fmt::Display for Misfit {
                 write!(f, "{}/{} taken", port.port, port.protocol)
             }
             Self::Pods => f.write_str("full of pods"),
-            Self::Cpu { needs, free } => write!(f, "too little cpu (needs {needs}m, largest free {free}m)"),
+            Self::Cpu { needs, free } => write!(f, "too little cpu (needs {needs}m, {left} {free}m)"),
             Self::Memory { needs, free } => {
-                write!(f, "too little memory (needs {}, largest free {})", bytes(*needs), bytes(*free))
+                write!(f, "too little memory (needs {}, {left} {})", bytes(*needs), bytes(*free))
             }
         }
     }

@@ -46,7 +46,7 @@ async fn a_pod_is_told_where_it_would_go_and_why_not_elsewhere() {
     assert_eq!(placed.verdicts[0].points.len(), one.priorities.len());
     let why: Vec<_> = placed.verdicts[1..].iter().map(|v| (v.minion.as_str(), v.message.as_str())).collect();
     let taint = "with the taint for=db:NoSchedule that the pod does not tolerate";
-    assert_eq!(why, [("b", taint), ("c", "too little cpu (needs 1000m, largest free 500m)")]);
+    assert_eq!(why, [("b", taint), ("c", "too little cpu (needs 1000m, free 500m)")]);
     let none = ask(&master, asking("huge", "9")).await;
     assert_eq!(none.pods[0].minion, None);
     assert!(none.pods[0].message.starts_with("waits: 0/3 minions fit: 2 too little cpu"), "{none:?}");
