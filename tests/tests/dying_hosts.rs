@@ -10,6 +10,7 @@ use coracle_test_hosts::{Lab, Options, eventually, root};
 use coracle_tests::{
     lab::{Pod, apply, describe, pods},
     measure,
+    random::pass,
 };
 use serde_json::json;
 
@@ -120,7 +121,7 @@ fn a_host_that_is_cut_off_for_a_moment_and_most_hosts_at_once_move_nothing() -> 
     let site = Site::start()?;
     let before = places(&site.whole()?);
     site.lab.host(1).cut()?;
-    std::thread::sleep(SHORT_CUT);
+    pass(SHORT_CUT);
     site.lab.host(1).heal()?;
     site.lab.wait_ready()?;
     ensure!(places(&site.whole()?) == before, "two seconds moved something");
@@ -132,7 +133,7 @@ fn a_host_that_is_cut_off_for_a_moment_and_most_hosts_at_once_move_nothing() -> 
     for name in ["h1", "h2"] {
         site.lab.wait_status(name, "NotReady")?;
     }
-    std::thread::sleep(LONG_CUT.saturating_sub(cut.elapsed()));
+    pass(LONG_CUT.saturating_sub(cut.elapsed()));
     for host in [1, 2] {
         site.lab.host(host).heal()?;
     }

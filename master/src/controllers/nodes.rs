@@ -321,7 +321,7 @@ impl NodeController {
             let is_minion =
                 self.liveness.has_heard(node) || ready_condition(&known.node).is_some_and(|c| c.status == "True");
             let cleared = memory.cleared.contains(node);
-            (is_minion || pods.indexed(node).len() > 0).then_some(Sound { silence: *silence, cleared })
+            (is_minion || !pods.indexed(node).is_empty()).then_some(Sound { silence: *silence, cleared })
         });
         let braked = braked(sounds, self.beat.mul_f64(LATE_BEATS));
         if braked {

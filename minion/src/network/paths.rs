@@ -419,7 +419,7 @@ impl Links {
             let (via, hardware) = (address_in(&n)?, hardware_in(&n)?);
             Some(Far { via, host: *hosts.get(&hardware)? })
         });
-        Ok(far.filter(|far| hosts.get(&far.hardware().to_vec()) == Some(&far.host)).collect())
+        Ok(far.filter(|far| hosts.get(far.hardware().as_slice()) == Some(&far.host)).collect())
     }
 
     /// The largest packet of the interface that has an address; the usual where none has.
@@ -735,7 +735,7 @@ mod tests {
         ) {
             let mut observed = Observed::default();
             for (peers, up, right) in changes {
-                let host = |h: u8| Ipv4Addr::new(192, 0, 2, if h % 2 == 0 { h } else { 200 + h });
+                let host = |h: u8| Ipv4Addr::new(192, 0, 2, if h.is_multiple_of(2) { h } else { 200 + h });
                 let cidr = |c: u8| Ipv4Net::new(Ipv4Addr::new(10, 244, c, 0), 24).unwrap();
                 let peers: Vec<_> = peers.iter().map(|(h, c)| Peer { address: host(*h), pod_cidr: cidr(*c) }).collect();
                 let wanted = wanted(PodRoutes::Auto, &peers);
