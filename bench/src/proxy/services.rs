@@ -25,6 +25,7 @@ pub(super) const WEB: &str = "10.92.0.10";
 const MOVING: &str = "10.92.0.11";
 pub(super) const MASTER: &str = "http://127.0.0.1:8080";
 const NAMESPACE: &str = "default";
+const BETWEEN_CHANGES: Duration = Duration::from_millis(100);
 const READY_LIMIT: Duration = Duration::from_secs(30);
 const CREATIONS_IN_FLIGHT: usize = 64;
 
@@ -85,6 +86,8 @@ impl<'a> Services<'a> {
             let mut all = Vec::new();
             let at = Cell::new(0);
             for _ in 0..count {
+                // One at a time, as changes come: what a plane does after one would delay the next.
+                tokio::time::sleep(BETWEEN_CHANGES).await;
                 let next = 1 - at.get();
                 let begun = Instant::now();
                 endpoints.update("moving", &self::endpoints("moving", next)).await?;

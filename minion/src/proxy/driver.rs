@@ -3,7 +3,7 @@
 //! Invariant: `applied` is what the data plane holds, or `None` where that is not known; then the
 //! next run loads everything. One run at a time; what arrives meanwhile goes into the next.
 
-use std::{future::Future, net::SocketAddrV4, time::Duration};
+use std::{future::Future, net::SocketAddrV4, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -51,9 +51,9 @@ pub(super) async fn run<P: DataPlane>(
     stop: CancellationToken,
 ) {
     let mut inputs = Inputs::new(site);
-    let mut applied: Option<Table> = None;
+    let mut applied: Option<Arc<Table>> = None;
     // The last table known to have been in force: whose flows there may be.
-    let mut last = Table::default();
+    let mut last = Arc::new(Table::default());
     let mut dirty = true;
     let mut next = Instant::now();
     let mut repair_from = next;
@@ -79,7 +79,7 @@ pub(super) async fn run<P: DataPlane>(
         }
         feeds.drain(&mut inputs);
         dirty = false;
-        let table = Table::build(&inputs);
+        let table = Arc::new(Table::build(&inputs));
         let delta = applied.as_ref().map(|applied| diff(applied, &table));
         if delta.as_ref().is_some_and(Delta::is_empty) {
             continue;
@@ -91,7 +91,11 @@ pub(super) async fn run<P: DataPlane>(
                 Some(delta) => plane.update(delta).await?,
                 None => plane.load(&table).await?,
             }
-            let lost = diff(&last, &table).lost_udp();
+            let lost = match (&delta, &applied) {
+                // The same two tables.
+                (Some(delta), Some(applied)) if Arc::ptr_eq(applied, &last) => delta.lost_udp(),
+                _ => diff(&last, &table).lost_udp(),
+            };
             if !lost.is_empty() {
                 plane.cut(&lost).await;
             }
@@ -125,7 +129,7 @@ pub(super) async fn run<P: DataPlane>(
                     repair_from = Instant::now() + REPAIR_INTERVAL;
                 }
                 retry = RETRY_MIN;
-                last = table.clone();
+                last = Arc::clone(&table);
                 applied = Some(table);
                 synced.send_replace(true);
             }

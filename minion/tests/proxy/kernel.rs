@@ -41,7 +41,7 @@ fn established_connections_and_rules_outlive_the_proxy() {
         let mut connection = blocking(move || connect(to).unwrap()).await;
         proxy.shutdown().await;
         assert!(connection.echoes());
-        assert_eq!(answers(&site, "h", 3).await.0, set(&[P1]), "rules stay without the proxy");
+        assert_eq!(answers(&site, "h", 20).await.0, set(&[P1]), "rules stay without the proxy");
         // A full load, as after a restart of the minion.
         let proxy = start_proxy(master.address, Nftables).await;
         assert!(connection.echoes());

@@ -89,8 +89,8 @@ fn removal_leaves_nothing(mode: ProxyMode) {
         master.endpoints("b", &[P1], backend_ports());
         start_proxy(master.address, mode).await.shutdown().await;
         let (table, all) = remains(&site).await;
-        // Name, link, two routes, next hop; or a rule in Docker's filter.
-        let expected = if mode == ProxyMode::Userspace { (false, 5) } else { (true, 1) };
+        // Name, link, two routes, next hop.
+        let expected = if mode == ProxyMode::Userspace { (false, 5) } else { (true, 0) };
         assert_eq!((table, all.len()), expected, "{all:?}");
         proxy::remove(&cluster()).await.unwrap();
         assert_eq!(remains(&site).await, (false, vec![]));

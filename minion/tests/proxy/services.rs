@@ -40,7 +40,7 @@ fn everybody_reaches_every_backend(mode: ProxyMode, netfilter: BridgeNetfilter) 
             assert_eq!(answers(&site, part, 30).await.0, set(&[P1, P2]), "{part}");
         }
         master.endpoints("a", &[P1], backend_ports());
-        eventually("p1 alone", async || answers(&site, "h", 5).await.0 == set(&[P1])).await;
+        eventually("p1 alone", async || answers(&site, "h", 20).await.0 == set(&[P1])).await;
         assert_eq!(answers(&site, "p1", 5).await, (set(&[P1]), set(&[GATEWAY])), "a pod reaches itself");
         let inside = site.clone();
         let udp = blocking(move || ["h", "p1", "p2"].map(|part| inside.ask_udp(part, DNS).unwrap())).await;
@@ -152,7 +152,7 @@ fn established_connections_outlive_their_backends(mode: ProxyMode) {
 
         // The backend is no longer one; its connections are not new ones.
         master.endpoints("a", &[P2], backend_ports());
-        eventually("p2 alone", async || answers(&site, "h", 3).await.0 == set(&[P2])).await;
+        eventually("p2 alone", async || answers(&site, "h", 20).await.0 == set(&[P2])).await;
         assert_eq!(answers(&site, "p1", 20).await.0, set(&[P2]));
         assert!(alive());
 

@@ -66,7 +66,7 @@ fn a_node_port_that_another_has_is_served_when_it_is_free() {
         master.service_of("b", json!({"clusterIP": "10.78.0.6", "type": "NodePort", "ports": ports}));
         master.endpoints("b", &[P1], backend_ports());
         let proxy = start_proxy(master.address, Userspace).await;
-        assert_eq!(answers(&site, "h", 3).await.0, set(&[P1]), "others are served");
+        assert_eq!(answers(&site, "h", 20).await.0, set(&[P1]), "others are served");
         drop(busy);
         // The next full load tries again, as time does.
         super::site::sh(&format!("ip link del corp-{}", cluster()));

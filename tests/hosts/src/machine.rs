@@ -19,8 +19,10 @@ use crate::{
     process::{Process, in_background},
 };
 
-/// `$0` is the host's name, `$1` a file that says that it is up.
-const INIT: &str = r#"hostname "$0"; : >"$1"; sleep infinity & wait"#;
+/// `$0` is the host's name, `$1` a file that says that it is up. Names of network namespaces that the
+/// host makes are its own, and go with it.
+const INIT: &str =
+    r#"hostname "$0"; mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns; : >"$1"; sleep infinity & wait"#;
 
 /// A host, on or off.
 #[derive(Debug)]
