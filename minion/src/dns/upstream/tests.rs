@@ -28,6 +28,17 @@ enum Manner {
     NoSuchName,
 }
 
+/// Sockets of both protocols on one port, which other processes look for as well.
+async fn one_port() -> (UdpSocket, TcpListener) {
+    for _ in 0..100 {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+            return (udp, tcp);
+        }
+    }
+    panic!("no port is free for both protocols");
+}
+
 /// A server on loopback; what it was asked, as `udp` or `tcp` and the name.
 struct Fake {
     address: SocketAddr,
@@ -41,9 +52,8 @@ impl Fake {
 
     /// `manner` is told how many questions came before.
     async fn start_with(manner: impl Fn(usize) -> Manner + Send + Sync + 'static) -> Self {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (udp, tcp) = one_port().await;
         let address = udp.local_addr().unwrap();
-        let tcp = TcpListener::bind(address).await.unwrap();
         let asked = Arc::<Mutex<Vec<String>>>::default();
         let note = |asked: &Mutex<Vec<String>>, how: &str, message: &Message| {
             let mut asked = asked.lock().unwrap();
