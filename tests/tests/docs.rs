@@ -3,8 +3,13 @@
 use anyhow::{Context, Result, ensure};
 use coracle_tests::root;
 
-/// Whether the file has a test of this name.
+/// Whether the file has a test of this name, or a promise of it from which a macro makes one for each
+/// data plane.
 fn has_test(source: &str, name: &str) -> bool {
+    let promises = source.split("in_both_modes!(").skip(1).filter_map(|rest| rest.split_once(')'));
+    if promises.into_iter().any(|(names, _)| names.split(',').any(|promise| promise.trim() == name)) {
+        return true;
+    }
     let lines: Vec<&str> = source.lines().map(str::trim_start).collect();
     let starts = [format!("fn {name}("), format!("async fn {name}(")];
     lines.iter().enumerate().any(|(at, line)| {
@@ -48,6 +53,8 @@ fn a_test_is_told_from_what_only_looks_like_one() {
         ("#[test]\nfn ab() {", false),
         ("#[test]\nfn b() {}\nfn a() {", false),
         ("// fn a()", false),
+        ("in_both_modes!(b, a);", true),
+        ("in_both_modes!(\n    ab,\n);\nfn a() {", false),
     ] {
         assert_eq!(has_test(source, "a"), is, "{source}");
     }
