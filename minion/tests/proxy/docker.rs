@@ -52,6 +52,10 @@ impl Scene {
             quiet(&format!("docker rm -fv {id}"));
         }
         quiet(&format!("docker network rm {} {}", network_name(self.cluster), self.foreign()));
+        let rules = quiet("iptables -S DOCKER-USER");
+        for rule in rules.lines().filter(|rule| rule.contains(&bridge_name(self.cluster))) {
+            quiet(&rule.replacen("-A", "iptables -D", 1));
+        }
         quiet(&format!("docker image rm {}", self.image()));
         quiet(&format!("nft delete table ip {}", proxy::nft::table_name(self.cluster)));
         quiet(&format!("ip netns del coracle-{}", self.cluster));
