@@ -16,9 +16,9 @@ use super::site::{
 };
 
 /// Changes of endpoints; `CORACLE_CHANGES` asks for more.
-const CHANGES: usize = 40;
+const CHANGES: usize = 12;
 /// How long a pod serves on after it has left the endpoints, as a preStop hook has it.
-const GRACE: Duration = Duration::from_millis(500);
+const GRACE: Duration = Duration::from_secs(1);
 const PACE: Duration = Duration::from_millis(1);
 
 in_both_modes!(a_rolling_restart_fails_no_request);
