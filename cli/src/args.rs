@@ -106,7 +106,7 @@ pub(crate) struct ServerArgs {
     pub(crate) network: NetworkArgs,
 }
 
-/// The service proxy of a minion.
+/// How a minion reaches pods and services.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(crate) struct NetworkArgs {
     /// How services are served: auto (nftables where it can be used), nftables, or userspace
@@ -445,7 +445,7 @@ mod tests {
             "coracle master --name a",
             "coracle minion --master http://h:1,http://i:1 --name a --address 10.0.0.1 --docker /s --data-dir /d",
             "coracle up --proxy-mode userspace --external-ips 203.0.113.0/24,198.51.100.7/32",
-            "coracle minion --proxy-mode nftables --external-ips 203.0.113.0/24",
+            "coracle minion --proxy-mode nftables --external-ips 203.0.113.0/24 --pod-routes vxlan",
             "coracle reset --data-dir /d --yes",
             "coracle up --store etcd://a:1,b:2/x --etcd-user u --etcd-password-file /p",
             "coracle master --store etcds://a:1 --etcd-ca /ca --etcd-cert /c --etcd-key /k",

@@ -183,7 +183,13 @@ impl PodNetwork {
             reunited: false,
         };
         keeper.restore_network().await?;
-        keeper.check().await?;
+        match keeper.check().await {
+            // Pods of this node have all they need; the checks that follow try again.
+            Err(error @ NetworkError::Filter { .. }) => {
+                tracing::warn!(%error, "the engine's packet filter may keep other hosts from this node's pods");
+            }
+            checked => checked?,
+        }
         tracing::info!(network = network_name(&config.cluster_id), cidr = %config.pod_cidr, "pod network ready");
 
         let stop = CancellationToken::new();
@@ -291,8 +297,8 @@ impl Keeper {
         if !self.reunited {
             self.reunite().await?;
         }
-        self.config.exceptions().ensure().await?;
-        self.check_paths().await
+        self.check_paths().await?;
+        self.config.exceptions().ensure().await
     }
 
     async fn check_paths(&self) -> Result<(), NetworkError> {

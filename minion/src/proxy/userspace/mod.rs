@@ -329,11 +329,8 @@ async fn open_sockets(namespace: &Namespace, portals: Vec<Portal>) -> Result<Vec
     Ok(inside
         .into_iter()
         .map(|socket| {
-            {
-                let other = outside.next().flatten();
-                socket.or(other)
-            }
-            .unwrap_or_else(lost)
+            let other = outside.next().flatten();
+            socket.or(other).unwrap_or_else(lost)
         })
         .collect())
 }
