@@ -18,8 +18,16 @@
 //! There are two lanes of the same shape, since the keys differ: portals with an address, and node
 //! ports, which have any address of the node.
 //!
-//! Invariant: a full load is the base plus the delta from the empty table, and after any delta the
-//! kernel holds exactly what a full load of the new table would make.
+//! A transaction is atomic for rules, but not for a packet on its way while it commits: that one meets
+//! the rules of before and, from some look-up on, the elements of after. It must find its way
+//! nevertheless, for where it finds none its connection is recorded as untranslated and lost. So
+//! a change is up to three transactions ([`Change`]), and whatever an element leads to is there
+//! before it and stays until after it. Every look-up is also written twice: before Linux 6.17 the
+//! first can miss an element that is being replaced, and the second then sees the new one.
+//!
+//! Invariants: a full load is the base plus the change from the empty table; after any change the
+//! kernel holds exactly what a full load of the new table would make; and a packet on its way during
+//! a transaction reaches a backend of before or of after if there was one both times.
 
 use std::{
     collections::BTreeMap,
@@ -78,6 +86,11 @@ impl Lane {
 
     fn portals(self) -> String {
         format!("{}portals", self.prefix())
+    }
+
+    /// The chain that looks the portal up.
+    fn find(self) -> String {
+        format!("{}find", self.prefix())
     }
 
     fn pick(self, size: usize) -> String {
@@ -157,6 +170,24 @@ pub fn remove(table: &str) -> String {
 /// original port of a connection together with its protocol.
 const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
+/// What leads from one table to the next, as transactions; each may be empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// New maps and chains, to which nothing leads yet.
+    pub prepare: String,
+    /// The elements of the new table, and rules of chains that stay.
+    pub switch: String,
+    /// What nothing leads to any more.
+    pub clear: String,
+}
+
+impl Change {
+    /// What is to be run, in this order.
+    pub fn transactions(&self) -> impl Iterator<Item = &str> {
+        [&*self.prepare, &*self.switch, &*self.clear].into_iter().filter(|script| !script.is_empty())
+    }
+}
+
 /// The kernel's rules as they follow from what was written so far.
 #[derive(Debug, Clone)]
 pub struct Ruleset {
@@ -182,16 +213,13 @@ impl Ruleset {
         *self = Self::new(self.frame.clone());
         let mut s = Script::new(&self.frame.table);
         self.frame.base(&mut s);
-        let mut text = s.text;
-        text.push_str(&self.update(&diff(&Table::default(), table)));
-        text
+        s.text + &self.update(&diff(&Table::default(), table)).transactions().collect::<String>()
     }
 
-    /// Carries one table over into the next, in one transaction: new chains first, then elements
-    /// that lead to them; old elements before the chains they led to.
-    pub fn update(&mut self, delta: &Delta) -> String {
+    /// Carries one table over into the next.
+    pub fn update(&mut self, delta: &Delta) -> Change {
         let table = self.frame.table.clone();
-        let mut s = Script::new(&table);
+        let [mut prepare, mut switch, mut clear] = [(); 3].map(|()| Script::new(&table));
         let plain = |side: &Option<Forward>| side.clone().filter(|f| f.sticky.is_none() && !f.refuses());
         let size = |portal: &Portal, side: &Option<Forward>| Some((Lane::of(portal), plain(side)?.backends.len()));
         let widest = Lane::ALL.map(|lane| self.widest(lane));
@@ -203,57 +231,65 @@ impl Ruleset {
         for (lane, before, now) in slots {
             for slot in before..now {
                 let (map, chain) = (lane.backends(slot), lane.to(slot));
-                s.add("map", &map, format_args!("{{ type {} : ipv4_addr . inet_service; }}", lane.key_type()));
-                s.add("chain", &chain, "");
-                s.rule(&chain, format_args!("dnat to {} map @{map}", lane.key()));
+                prepare.add("map", &map, format_args!("{{ type {} : ipv4_addr . inet_service; }}", lane.key_type()));
+                prepare.add("chain", &chain, "");
+                prepare.twice(&chain, format_args!("dnat to {} map @{map}", lane.key()));
             }
         }
         for (lane, size) in &sizes_added {
             let chain = lane.pick(*size);
-            s.add("chain", &chain, "");
-            s.rule(&chain, choice((0..*size).map(|slot| lane.to(slot))));
+            prepare.add("chain", &chain, "");
+            prepare.rule(&chain, choice((0..*size).map(|slot| lane.to(slot))));
         }
         let sticky: Vec<_> = delta.portals.iter().filter_map(|(p, change)| Sticky::of(p, change)).collect();
-        sticky.iter().for_each(|sticky| sticky.build(&mut s));
+        sticky.iter().for_each(|sticky| sticky.build(&mut prepare, &mut switch));
 
-        for lane in Lane::ALL {
+        for (lane, before, now) in slots {
+            let portals = || delta.portals.iter().filter(move |(p, _)| Lane::of(p) == lane);
+            for slot in 0..before.max(now) {
+                let (mut gone, mut old_values, mut new_values) = (Vec::new(), Vec::new(), Vec::new());
+                for (portal, (old, new)) in portals() {
+                    let at = |side: &Option<Forward>| plain(side).and_then(|f| f.backends.get(slot).copied());
+                    match (at(old), at(new)) {
+                        (before, after) if before == after => {}
+                        (Some(_), None) => gone.push(key(portal)),
+                        (before, after) => {
+                            old_values.extend(before.map(|_| key(portal)));
+                            new_values.extend(after.map(|backend| format!("{} : {}", key(portal), value(&backend))));
+                        }
+                    }
+                }
+                let map = lane.backends(slot);
+                switch.elements("delete", &map, &old_values);
+                switch.elements("add", &map, &new_values);
+                if slot < now {
+                    clear.elements("delete", &map, &gone);
+                }
+            }
             let (mut gone, mut come) = (Vec::new(), Vec::new());
-            for (portal, (old, new)) in delta.portals.iter().filter(|(p, _)| Lane::of(p) == lane) {
+            for (portal, (old, new)) in portals() {
                 let (before, after) = (verdict(portal, old), verdict(portal, new));
                 if before != after {
                     gone.extend(before.map(|_| key(portal)));
                     come.extend(after.map(|chain| format!("{} : goto {chain}", key(portal))));
                 }
             }
-            s.elements("delete", &lane.portals(), &gone);
-            for slot in 0..slots[lane as usize].1.max(slots[lane as usize].2) {
-                let (mut gone, mut come) = (Vec::new(), Vec::new());
-                for (portal, (old, new)) in delta.portals.iter().filter(|(p, _)| Lane::of(p) == lane) {
-                    let at = |side: &Option<Forward>| plain(side).and_then(|f| f.backends.get(slot).copied());
-                    let (before, after) = (at(old), at(new));
-                    if before != after {
-                        gone.extend(before.map(|_| key(portal)));
-                        come.extend(after.map(|backend| format!("{} : {}", key(portal), value(&backend))));
-                    }
-                }
-                s.elements("delete", &lane.backends(slot), &gone);
-                s.elements("add", &lane.backends(slot), &come);
-            }
-            s.elements("add", &lane.portals(), &come);
+            switch.elements("delete", &lane.portals(), &gone);
+            switch.elements("add", &lane.portals(), &come);
         }
-        self.around(&mut s, delta);
+        self.around(&mut switch, delta);
 
-        sticky.iter().for_each(|sticky| sticky.clear(&mut s));
+        sticky.iter().for_each(|sticky| sticky.clear(&mut clear));
         for (lane, size) in &sizes_removed {
-            s.delete("chain", &lane.pick(*size));
+            clear.delete("chain", &lane.pick(*size));
         }
         for (lane, before, now) in slots {
             for slot in now..before {
-                s.delete("chain", &lane.to(slot));
-                s.delete("map", &lane.backends(slot));
+                clear.delete("chain", &lane.to(slot));
+                clear.delete("map", &lane.backends(slot));
             }
         }
-        s.text
+        Change { prepare: prepare.text, switch: switch.text, clear: clear.text }
     }
 
     /// The sets beside the portals: who may reach itself, what is translated, what is refused.
@@ -307,6 +343,10 @@ impl Frame {
         for lane in Lane::ALL {
             s.add("map", &lane.portals(), format_args!("{{ type {} : verdict; }}", lane.key_type()));
         }
+        for lane in Lane::ALL {
+            s.add("chain", &lane.find(), "");
+            s.twice(&lane.find(), format_args!("{} vmap @{}", lane.key(), lane.portals()));
+        }
         s.add("set", "loops", "{ type ipv4_addr . ipv4_addr; }");
         s.add("set", "externals", "{ type ipv4_addr; }");
         s.add("set", "refused", format_args!("{{ type {}; }}", Lane::Address.key_type()));
@@ -316,22 +356,23 @@ impl Frame {
         s.add("chain", "refuse", "");
         s.rule("refuse", "meta l4proto tcp reject with tcp reset");
         s.rule("refuse", "reject with icmp type port-unreachable");
-        let (by_address, by_port) = (Lane::Address.key(), Lane::Node.key());
+        let [by_address, by_port] = Lane::ALL.map(Lane::find);
         // What is addressed to the service range and no portal answers goes no further. (A UDP client on
         // the node itself gets EPERM from `send` first, as from any drop on the output hook, then
         // ECONNREFUSED.)
-        let unanswered = [format!("ip daddr {service_cidr} goto refuse"), format!("{by_address} @refused goto refuse")];
+        let refused = format!("{} @refused goto refuse", Lane::Address.key());
+        let unanswered = [format!("ip daddr {service_cidr} goto refuse"), refused];
         // `priority dstnat` is refused on the output hook, so it is written as a number. The kernel asks
         // these chains about the first packet of a flow only, so refusing here costs the others nothing.
         for hook in ["prerouting", "output"] {
             s.add("chain", hook, format_args!("{{ type nat hook {hook} priority -100; policy accept; }}"));
-            s.rule(hook, format_args!("ip daddr {service_cidr} {by_address} vmap @portals"));
-            s.rule(hook, format_args!("ip daddr @externals {by_address} vmap @portals"));
+            s.rule(hook, format_args!("ip daddr {service_cidr} jump {by_address}"));
+            s.rule(hook, format_args!("ip daddr @externals jump {by_address}"));
             if hook == "output" || *refusal == Refusal::Prerouting {
                 unanswered.iter().for_each(|rule| s.rule(hook, rule));
             }
             // The kernel takes no packet of loopback elsewhere.
-            s.rule(hook, format_args!("ip daddr != 127.0.0.0/8 fib daddr type local {by_port} vmap @node-portals"));
+            s.rule(hook, format_args!("ip daddr != 127.0.0.0/8 fib daddr type local jump {by_port}"));
         }
         if *refusal == Refusal::Forward {
             let chain = "refuse-forward";
@@ -434,32 +475,43 @@ impl<'a> Sticky<'a> {
     }
 
     /// Makes what the new state needs. Clients keep their backends as long as these stay.
-    fn build(&self, s: &mut Script) {
+    fn build<'s>(&self, prepare: &mut Script<'s>, switch: &mut Script<'s>) {
         let Some(new) = self.new else { return };
         let seconds = new.sticky.unwrap_or_default();
         let known = |backend| self.old.is_some_and(|old| old.backends.binary_search(backend).is_ok());
         for backend in new.backends.iter() {
             let (set, chain) = (self.held(backend), self.to(backend));
-            if !known(backend) {
-                s.add("set", &set, format_args!("{{ type ipv4_addr; size {HELD_MAX}; flags dynamic,timeout; }}"));
-                s.add("chain", &chain, "");
+            let s = if !known(backend) {
+                let body = format_args!("{{ type ipv4_addr; size {HELD_MAX}; flags dynamic,timeout; }}");
+                prepare.add("set", &set, body);
+                prepare.add("chain", &chain, "");
+                &mut *prepare
             } else if self.old.is_some_and(|old| old.sticky != new.sticky) {
-                s.flush(&chain);
+                switch.flush(&chain);
+                &mut *switch
             } else {
                 continue;
-            }
+            };
             s.rule(&chain, format_args!("update @{set} {{ ip saddr timeout {seconds}s }}"));
             s.rule(&chain, format_args!("meta l4proto {} dnat to {backend}", self.portal.protocol.as_str()));
         }
         let chain = Self::chain(self.portal);
-        match self.old {
-            None => s.add("chain", &chain, ""),
-            Some(_) => s.flush(&chain),
-        }
+        let s = match self.old {
+            None => {
+                prepare.add("chain", &chain, "");
+                prepare
+            }
+            Some(_) => {
+                switch.flush(&chain);
+                switch
+            }
+        };
         for backend in new.backends.iter() {
             s.rule(&chain, format_args!("ip saddr @{} goto {}", self.held(backend), self.to(backend)));
         }
         s.rule(&chain, choice(new.backends.iter().map(|backend| self.to(backend))));
+        // Where the choice, whose elements go with it, is being replaced.
+        new.backends.first().into_iter().for_each(|first| s.rule(&chain, format_args!("goto {}", self.to(first))));
     }
 
     /// Removes what only the old state needed.
@@ -554,6 +606,12 @@ impl<'a> Script<'a> {
     fn rule(&mut self, chain: &str, rule: impl Display) {
         let table = self.table;
         self.raw(format_args!("add rule ip {table} {chain} {rule}"));
+    }
+
+    /// A look-up, and again for a packet that missed an element which was being replaced.
+    fn twice(&mut self, chain: &str, rule: impl Display) {
+        self.rule(chain, &rule);
+        self.rule(chain, rule);
     }
 
     fn elements(&mut self, verb: &str, set: &str, elements: &[String]) {

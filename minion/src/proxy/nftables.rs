@@ -67,7 +67,9 @@ impl Nftables {
             Ok(listing) => {
                 let counts = |part: &str, least| listing.matches(part).count() >= least;
                 let range = self.ruleset.frame.service_cidr.to_string();
-                counts("vmap @portals", 4)
+                counts("jump find", 4)
+                    && counts("jump node-find", 2)
+                    && counts("vmap @portals", 2)
                     && counts("vmap @node-portals", 2)
                     && counts(&range, 4)
                     && counts("snat to", 2)
@@ -101,8 +103,11 @@ impl DataPlane for Nftables {
     }
 
     async fn update(&mut self, delta: &Delta) -> Result<(), ProxyError> {
-        let script = self.ruleset.update(delta);
-        self.transaction("a change", &script).await
+        let change = self.ruleset.update(delta);
+        for script in change.transactions() {
+            self.transaction("a change", script).await?;
+        }
+        Ok(())
     }
 
     async fn cut(&mut self, flows: &[(Portal, SocketAddrV4)]) {

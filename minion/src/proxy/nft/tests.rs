@@ -99,17 +99,77 @@ impl Kernel {
 
     /// Every backend that a first packet to `portal` can reach.
     fn reach(&self, portal: &Portal) -> BTreeSet<String> {
-        let lane = Lane::of(portal);
-        let element = self.sets[&lane.portals()].1.get(&key(portal));
-        let Some(first) = element.and_then(|v| v.strip_prefix("goto ")) else { return BTreeSet::new() };
-        let rules = &self.chains[first].1;
-        let targets = rules.last().unwrap().split("goto ").skip(1).map(|t| t.split([',', ' ']).next().unwrap());
-        targets
-            .map(|chain| match chain.strip_prefix(&format!("{}to-", lane.prefix())).map(str::parse) {
-                Some(Ok(slot)) => self.sets[&lane.backends(slot)].1[&key(portal)].replace(" . ", ":"),
-                _ => self.chains[chain].1[1].rsplit_once(' ').unwrap().1.to_owned(),
-            })
-            .collect()
+        Walk::new(self, self, portal).outcomes.into_iter().flatten().collect()
+    }
+
+    fn element(&self, set: &str, key: &str) -> Option<&String> {
+        self.sets.get(set)?.1.get(key)
+    }
+}
+
+/// Where a packet can get to while a transaction commits: by the rules of before, each look-up
+/// answered from before or after, but never from before once it was from after.
+struct Walk<'a> {
+    before: &'a Kernel,
+    after: &'a Kernel,
+    key: String,
+    /// Backends; `None` where it leaves untranslated.
+    outcomes: BTreeSet<Option<String>>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(before: &'a Kernel, after: &'a Kernel, portal: &Portal) -> Self {
+        let mut walk = Self { before, after, key: key(portal), outcomes: BTreeSet::new() };
+        walk.rules(&Lane::of(portal).find(), 0, false);
+        walk
+    }
+
+    fn chain(&self, name: &str) -> &'a [String] {
+        self.before.chains.get(name).map_or(&[], |(_, rules)| rules)
+    }
+
+    /// Goes on at a rule of a chain; `late` once a look-up was answered from after.
+    fn rules(&mut self, name: &str, at: usize, late: bool) {
+        let Some(rule) = self.chain(name).get(at) else {
+            self.outcomes.insert(None);
+            return;
+        };
+        if let Some((start, set)) = rule.split_once(" vmap @").or_else(|| rule.split_once(" map @")) {
+            let (before, after) = (self.before.element(set, &self.key), self.after.element(set, &self.key));
+            let mut answers = vec![(after, true)];
+            if !late {
+                answers.push((before, false));
+                // Removed already, and its replacement not yet to be seen.
+                answers.extend((before != after).then_some((None, true)));
+            }
+            for (answer, late) in answers {
+                match answer {
+                    None => self.rules(name, at + 1, late),
+                    Some(value) if start.starts_with("dnat") => {
+                        self.outcomes.insert(Some(value.replace(" . ", ":")));
+                    }
+                    Some(verdict) => self.rules(verdict.strip_prefix("goto ").unwrap(), 0, late),
+                }
+            }
+        } else if let Some((_, choices)) = rule.split_once(" vmap {") {
+            for target in choices.split("goto ").skip(1) {
+                self.rules(target.split([',', ' ']).next().unwrap(), 0, late);
+            }
+            // The elements go with their rule.
+            if !self.after.chains.get(name).is_some_and(|(_, rules)| rules.contains(rule)) {
+                self.rules(name, at + 1, true);
+            }
+        } else if let Some((start, target)) = rule.split_once("goto ") {
+            self.rules(target, 0, late);
+            if start.contains('@') {
+                self.rules(name, at + 1, late);
+            }
+        } else if let Some((_, backend)) = rule.split_once("dnat to ") {
+            self.outcomes.insert(Some(backend.to_owned()));
+        } else {
+            assert!(rule.starts_with("update @"), "{rule}");
+            self.rules(name, at + 1, late);
+        }
     }
 }
 
@@ -123,7 +183,7 @@ fn full(frame: Frame, table: &Table) -> String {
     Ruleset::new(frame).full(table)
 }
 
-fn updated(from: &Table, to: &Table) -> String {
+fn updated(from: &Table, to: &Table) -> Change {
     let mut ruleset = Ruleset::new(frame());
     ruleset.full(from);
     ruleset.update(&diff(from, to))
@@ -152,8 +212,10 @@ fn the_full_script_replaces_our_table_and_no_other() {
 add map ip coracle-0a1b2c3d backends-0 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
 add chain ip coracle-0a1b2c3d to-0 
 add rule ip coracle-0a1b2c3d to-0 dnat to ip daddr . meta l4proto . th dport map @backends-0
+add rule ip coracle-0a1b2c3d to-0 dnat to ip daddr . meta l4proto . th dport map @backends-0
 add map ip coracle-0a1b2c3d backends-1 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
 add chain ip coracle-0a1b2c3d to-1 
+add rule ip coracle-0a1b2c3d to-1 dnat to ip daddr . meta l4proto . th dport map @backends-1
 add rule ip coracle-0a1b2c3d to-1 dnat to ip daddr . meta l4proto . th dport map @backends-1
 add chain ip coracle-0a1b2c3d pick-1 
 add rule ip coracle-0a1b2c3d pick-1 numgen random mod 1 vmap { 0 : goto to-0 }
@@ -172,13 +234,13 @@ fn a_change_of_one_backend_touches_one_element() {
     let mut portals = example().portals().clone();
     let web = &mut portals.values_mut().find(|f| f.backends.len() == 2).unwrap().backends;
     *web = web.iter().map(|b| SocketAddrV4::new(*b.ip(), if b.ip().octets()[3] == 3 { 9090 } else { 8080 })).collect();
-    let script = updated(&example(), &Table::from(portals));
+    let change = updated(&example(), &Table::from(portals));
     let expected = "\
 delete element ip coracle-0a1b2c3d backends-1 { 10.0.0.5 . tcp . 80 }
 add element ip coracle-0a1b2c3d backends-1 { 10.0.0.5 . tcp . 80 : 10.244.0.3 . 9090 }
 ";
-    assert_eq!(script, expected);
-    assert_eq!(updated(&example(), &example()), "");
+    assert_eq!(change.transactions().collect::<Vec<_>>(), [expected]);
+    assert_eq!(updated(&example(), &example()).transactions().count(), 0);
 }
 
 #[test]
@@ -207,12 +269,13 @@ fn affinity_keeps_the_clients_of_backends_that_stay() {
     let portal = Portal::of_service(Ipv4Addr::new(10, 0, 0, 5), Protocol::Tcp, 80);
     let table =
         |hosts: &[u8], sticky| Table::from(BTreeMap::from([(portal, Forward { backends: backends(hosts), sticky })]));
-    let script = updated(&table(&[2, 3], Some(60)), &table(&[3, 4], Some(60)));
-    assert!(!script.contains("set ip coracle-0a1b2c3d held-10.0.0.5-tcp-80-10.244.0.3-8080"), "{script}");
-    assert!(!script.contains("portals"), "the element leads to the same chain: {script}");
-    assert!(script.ends_with("delete set ip coracle-0a1b2c3d held-10.0.0.5-tcp-80-10.244.0.2-8080\n"), "{script}");
-    let script = updated(&table(&[2], Some(60)), &table(&[2], Some(90)));
-    assert!(script.contains("{ ip saddr timeout 90s }") && !script.contains("add set"), "{script}");
+    let script = |from, to| updated(&from, &to).transactions().collect::<String>();
+    let kept = script(table(&[2, 3], Some(60)), table(&[3, 4], Some(60)));
+    assert!(!kept.contains("set ip coracle-0a1b2c3d held-10.0.0.5-tcp-80-10.244.0.3-8080"), "{kept}");
+    assert!(!kept.contains("portals"), "the element leads to the same chain: {kept}");
+    assert!(kept.ends_with("delete set ip coracle-0a1b2c3d held-10.0.0.5-tcp-80-10.244.0.2-8080\n"), "{kept}");
+    let longer = script(table(&[2], Some(60)), table(&[2], Some(90)));
+    assert!(longer.contains("{ ip saddr timeout 90s }") && !longer.contains("add set"), "{longer}");
 }
 
 proptest! {
@@ -222,9 +285,27 @@ proptest! {
         let mut held = Table::default();
         kernel.run(&ruleset.full(&held));
         for next in tables {
-            kernel.run(&ruleset.update(&diff(&held, &next)));
+            for script in ruleset.update(&diff(&held, &next)).transactions() {
+                kernel.run(script);
+            }
             held = next;
             prop_assert_eq!(&kernel, &loaded(&held));
+        }
+    }
+
+    #[test]
+    fn a_packet_on_its_way_during_a_change_reaches_a_backend(before in table(), after in table()) {
+        let (mut ruleset, mut kernel) = (Ruleset::new(frame()), Kernel::default());
+        kernel.run(&ruleset.full(&before));
+        for script in ruleset.update(&diff(&before, &after)).transactions() {
+            let was = kernel.clone();
+            kernel.run(script);
+            for (portal, old) in before.portals() {
+                let Some(new) = after.portals().get(portal).filter(|new| !new.refuses() && !old.refuses()) else { continue };
+                let either = old.backends.iter().chain(new.backends.iter()).map(|b| Some(b.to_string())).collect();
+                let outcomes = Walk::new(&was, &kernel, portal).outcomes;
+                prop_assert!(outcomes.is_subset(&either), "{outcomes:?} of {either:?} during\n{script}");
+            }
         }
     }
 
