@@ -17,11 +17,16 @@ use bollard::{
 use ipnet::Ipv4Net;
 
 use super::{NetworkConfig, NetworkError, bridge_name, cidr::UsedCidr, network_name};
-use crate::runtime::labels;
+use crate::runtime::{docker::api_number, labels};
 
 const READ_LIMIT: Duration = Duration::from_secs(10);
 const CHANGE_LIMIT: Duration = Duration::from_secs(60);
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
+/// From Docker 28 on the engine drops what comes to a container's address from outside its bridge, in
+/// the raw table, before any chain that it leaves to its users; but not on networks of this mode.
+const GATEWAY_MODE: (&str, &str) = ("com.docker.network.bridge.gateway_mode_ipv4", "nat-unprotected");
+/// The API of Docker 28.0. Engines of 27 refuse the mode.
+const GATEWAY_MODE_SINCE: (u32, u32) = (1, 48);
 
 /// What to do about the network that the engine has.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,7 +46,9 @@ pub(super) async fn ensure(docker: &Docker, config: &NetworkConfig, used: &[Used
     }
     let networks = call("listing networks", READ_LIMIT, docker.list_networks(None)).await?;
     check_ranges(config, &networks, used)?;
-    let created = call(&format!("creating network {name}"), CHANGE_LIMIT, docker.create_network(request(config))).await;
+    let version = call("asking for the engine's version", READ_LIMIT, docker.version()).await?;
+    let request = request(config, api_number(&version.api_version.unwrap_or_default()));
+    let created = call(&format!("creating network {name}"), CHANGE_LIMIT, docker.create_network(request)).await;
     match created {
         Ok(_) => Ok(()),
         // Made meanwhile by another minion of this cluster on the engine.
@@ -196,22 +203,25 @@ fn check_ranges(config: &NetworkConfig, networks: &[Network], used: &[UsedCidr])
     super::check_free("--service-cidr", config.service_cidr, &used)
 }
 
-fn request(config: &NetworkConfig) -> NetworkCreateRequest {
+fn request(config: &NetworkConfig, api: (u32, u32)) -> NetworkCreateRequest {
     let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
     let range = IpamConfig {
         subnet: Some(config.pod_cidr.to_string()),
         gateway: Some(config.gateway().addr().to_string()),
         ..Default::default()
     };
+    let bridge = bridge_name(&config.cluster_id);
+    let mut options = vec![
+        (BRIDGE_NAME, &*bridge),
+        ("com.docker.network.bridge.enable_icc", "true"),
+        ("com.docker.network.bridge.enable_ip_masquerade", "true"),
+    ];
+    options.extend((api >= GATEWAY_MODE_SINCE).then_some(GATEWAY_MODE));
     NetworkCreateRequest {
         name: network_name(&config.cluster_id),
         driver: Some("bridge".into()),
         ipam: Some(Ipam { driver: Some("default".into()), config: Some(vec![range]), options: None }),
-        options: Some(pairs(&[
-            (BRIDGE_NAME, &bridge_name(&config.cluster_id)),
-            ("com.docker.network.bridge.enable_icc", "true"),
-            ("com.docker.network.bridge.enable_ip_masquerade", "true"),
-        ])),
+        options: Some(pairs(&options)),
         labels: Some(pairs(&[(labels::CLUSTER, &config.cluster_id), (labels::NODE, &config.node)])),
         ..Default::default()
     }
@@ -242,6 +252,8 @@ mod tests {
 
     use super::*;
 
+    const ENGINE_20_10: (u32, u32) = (1, 41);
+
     fn config() -> NetworkConfig {
         NetworkConfig {
             cluster_id: "0a1b2c3d".into(),
@@ -255,7 +267,7 @@ mod tests {
     }
 
     fn found(subnet: &str, cluster: &str, containers: usize) -> NetworkInspect {
-        let made = request(&NetworkConfig { pod_cidr: subnet.parse().unwrap(), ..config() });
+        let made = request(&NetworkConfig { pod_cidr: subnet.parse().unwrap(), ..config() }, ENGINE_20_10);
         NetworkInspect {
             ipam: made.ipam,
             options: made.options,
@@ -263,6 +275,13 @@ mod tests {
             containers: Some((0..containers).map(|i| (i.to_string(), Default::default())).collect()),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn engines_that_drop_what_comes_from_other_hosts_are_told_not_to() {
+        let mode = |api| request(&config(), api).options.unwrap().get(GATEWAY_MODE.0).cloned();
+        assert_eq!(mode((1, 48)).as_deref(), Some("nat-unprotected"));
+        assert_eq!([mode((1, 47)), mode(ENGINE_20_10)], [None, None]);
     }
 
     #[test]
@@ -283,7 +302,8 @@ mod tests {
 
     #[test]
     fn an_overlap_is_refused_with_both_names_and_the_flag() {
-        let other = Network { name: Some("lan".into()), ipam: request(&config()).ipam, ..Default::default() };
+        let other =
+            Network { name: Some("lan".into()), ipam: request(&config(), ENGINE_20_10).ipam, ..Default::default() };
         let error = check_ranges(&config(), &[other], &[]).unwrap_err().to_string();
         assert!(error.starts_with("--pod-cidr 10.244.3.0/24 overlaps 10.244.3.0/24 of Docker network lan"), "{error}");
 
@@ -291,8 +311,11 @@ mod tests {
         let error = check_ranges(&config(), &[], &[lan]).unwrap_err().to_string();
         assert!(error.starts_with("--service-cidr 10.0.0.0/16 overlaps 10.0.7.0/24 of interface eth0"), "{error}");
 
-        let own =
-            Network { name: Some("coracle-0a1b2c3d".into()), ipam: request(&config()).ipam, ..Default::default() };
+        let own = Network {
+            name: Some("coracle-0a1b2c3d".into()),
+            ipam: request(&config(), ENGINE_20_10).ipam,
+            ..Default::default()
+        };
         assert!(check_ranges(&config(), &[own], &[]).is_ok());
     }
 

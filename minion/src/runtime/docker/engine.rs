@@ -42,7 +42,7 @@ impl Engine {
         let version = engine.read("asking for the version of", "the engine", engine.docker.version()).await?;
         let api = version.api_version.unwrap_or_default();
         engine.version = version.version.unwrap_or_default();
-        if !api_suffices(&api) {
+        if api_number(&api) < API_MIN {
             return Err(RuntimeError::Refused(format!(
                 "the Docker engine at {} has API {api} (version {}); Coracle needs API {}.{}, Docker 20.10 or newer",
                 engine.socket, engine.version, API_MIN.0, API_MIN.1
@@ -130,9 +130,10 @@ fn socket_path(configured: Option<&str>, docker_host: Option<&str>) -> Result<St
     )))
 }
 
-fn api_suffices(api: &str) -> bool {
+/// The numbers of an API version such as `1.41`; what is none counts as 0.
+pub(crate) fn api_number(api: &str) -> (u32, u32) {
     let mut parts = api.split('.').map(|p| p.parse::<u32>().unwrap_or(0));
-    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= API_MIN
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -161,7 +162,7 @@ mod tests {
         for (api, suffices) in
             [("1.41", true), ("1.9", false), ("1.40", false), ("1.51", true), ("2.0", true), ("", false)]
         {
-            assert_eq!(api_suffices(api), suffices, "{api}");
+            assert_eq!(api_number(api) >= API_MIN, suffices, "{api}");
         }
     }
 }

@@ -28,6 +28,7 @@ use super::{
     RuntimeError, RuntimeEvent, labels,
 };
 pub use engine::Engine;
+pub(crate) use engine::api_number;
 
 /// Engine filters: key to the values, one of which must match (labels: all of which).
 type Filters = HashMap<String, Vec<String>>;
