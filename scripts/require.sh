@@ -96,6 +96,8 @@ for purpose in "$@"; do
       need wrk wrk wrk wrk
       need iperf3 iperf3 iperf3 iperf3
       need haproxy haproxy haproxy haproxy
+      need dnsperf dnsperf dnsperf dnsperf
+      need dnsmasq dnsmasq-base dnsmasq dnsmasq-base
       ;;
     etcd)
       need etcd etcd-server etcd etcd

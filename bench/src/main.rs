@@ -43,6 +43,9 @@ enum What {
     /// One data plane, for the measurement above.
     #[command(hide = true)]
     Plane(proxy::PlaneArgs),
+    /// The names of services, for the same.
+    #[command(hide = true)]
+    Names,
     /// Pods placed in a second, in clusters of several sizes; needs nothing.
     Schedule(schedule::ScheduleArgs),
     /// The embedded store beside the bare disk; needs nothing.
@@ -55,6 +58,7 @@ fn main() -> Result<()> {
         What::Api(args) => api::run(*args),
         What::Proxy(args) => proxy::run(&args),
         What::Plane(args) => proxy::run_plane(&args),
+        What::Names => proxy::serve_names(),
         What::Schedule(args) => schedule::run(&args),
         What::Store(args) => store::run(&args),
         What::All => cluster::run(cluster::Figures::ALL, cli.rounds),

@@ -12,6 +12,7 @@
 //! median of rounds and of each round's ratio to direct: the machine's mood changes slower than that.
 
 mod load;
+mod names;
 mod plane;
 mod range;
 mod services;
@@ -23,6 +24,7 @@ use clap::{Args, ValueEnum};
 
 use crate::machine;
 use load::{Bulk, Requests};
+pub(crate) use names::serve as serve_names;
 use plane::Plane;
 pub(crate) use plane::{PlaneArgs, run as run_plane};
 use range::Range;
@@ -37,7 +39,7 @@ pub(crate) struct ProxyArgs {
     /// Rounds in which all paths take turns
     #[arg(long = "turns", default_value_t = 5)]
     turns: usize,
-    /// Numbers of services for the second table
+    /// Numbers of services for the tables after the first
     #[arg(long, value_delimiter = ',', default_values_t = [10, 1_000, 30_000])]
     services: Vec<usize>,
 }
@@ -111,7 +113,8 @@ pub(crate) fn run(args: &ProxyArgs) -> Result<()> {
     let services = Services::start(&range)?;
     let seconds = Duration::from_secs(args.seconds);
     paths(&range, &services, seconds, args.turns)?;
-    sizes(&range, &services, seconds, args)
+    sizes(&range, &services, seconds, args)?;
+    names::run(&range, &services, seconds, args)
 }
 
 fn paths(range: &Range, services: &Services, seconds: Duration, turns: usize) -> Result<()> {

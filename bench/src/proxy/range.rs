@@ -96,6 +96,11 @@ impl Range {
         in_namespace(self.node(), program.as_ref())
     }
 
+    /// A program in a pod's namespace.
+    pub(super) fn command_in_pod(&self, pod: usize, program: impl AsRef<Path>) -> Command {
+        in_namespace(&self.namespaces[pod + 1], program.as_ref())
+    }
+
     /// Runs code on a thread of its own in the node's namespace.
     pub(super) fn within<T: Send>(&self, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let namespace = File::open(format!("/run/netns/{}", self.node()))?;
