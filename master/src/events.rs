@@ -2,15 +2,17 @@
 //! a refused write loses an event, never a decision.
 
 use coracle_api::{
-    Object,
-    objects::event::{self, EventType},
+    ApiError, Object,
+    core::Event,
+    error::Reason,
+    objects::event::{self, EventType, Repeats, Telling},
 };
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::registry::Registry;
+use crate::registry::{Expected, Registry};
 
 const QUEUE: usize = 1024;
 /// Events written at once.
@@ -20,19 +22,20 @@ const GROUP_MAX: usize = 64;
 #[derive(Debug, Clone)]
 pub struct Recorder {
     component: &'static str,
-    queue: mpsc::Sender<Box<dyn Object>>,
+    queue: mpsc::Sender<Event>,
 }
 
 impl Recorder {
     /// A recorder that writes into the registry from a task of its own.
     pub fn start(registry: Registry, tasks: &TaskTracker, stop: CancellationToken) -> Self {
-        let (queue, mut events) = mpsc::channel::<Box<dyn Object>>(QUEUE);
+        let (queue, mut events) = mpsc::channel::<Event>(QUEUE);
         tasks.spawn(async move {
-            let mut group = Vec::new();
+            let (mut group, mut repeats) = (Vec::new(), Repeats::default());
             // Cancel-safe: an event not yet received stays in the queue, and goes with it.
             while let Some(1..) = stop.run_until_cancelled(events.recv_many(&mut group, GROUP_MAX)).await {
                 // Together, so that they share commits.
-                for stored in join_all(group.drain(..).map(|event| registry.create(event))).await {
+                let tellings = repeats.gather(group.drain(..));
+                for stored in join_all(tellings.into_iter().map(|telling| tell(&registry, telling))).await {
                     if let Err(error) = stored {
                         tracing::debug!(%error, "an event was not stored");
                     }
@@ -62,6 +65,17 @@ impl Recorder {
         let mut event = event::record(regarding, type_, reason, message, self.component, "", now);
         event.metadata.uid = Some(uuid::Uuid::new_v4().to_string());
         event.metadata.creation_timestamp = Some(now.into());
-        drop(self.queue.try_send(Box::new(event)));
+        drop(self.queue.try_send(event));
     }
+}
+
+async fn tell(registry: &Registry, telling: Telling) -> Result<(), ApiError> {
+    let event = match telling {
+        Telling::New(event) => event,
+        Telling::Again(event) => match registry.update(Box::new(event.clone()), Expected::Any).await {
+            Err(error) if error.reason == Reason::NotFound => event,
+            other => return other.map(drop),
+        },
+    };
+    registry.create(Box::new(event)).await.map(drop)
 }

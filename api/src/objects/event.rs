@@ -1,7 +1,11 @@
 //! Events: what happened to an object, and why.
 //!
-//! Owns the kind's rules and the pure construction of an event; posting and thinning out are the
-//! reporter's matter.
+//! Owns the kind's rules, the pure construction of an event and the counting of repeats; posting is
+//! the reporter's matter.
+
+mod repeats;
+
+pub use repeats::{Repeats, Telling};
 
 use crate::{
     core::{Event, EventSource, ObjectReference},

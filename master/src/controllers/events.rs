@@ -1,4 +1,4 @@
-//! Events do not live for ever: an hour each, and a bounded number in all.
+//! Events do not live for ever: an hour after they were last seen, and a bounded number in all.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(crate) async fn expire(registry: Registry, stop: CancellationToken) {
             .snapshot(Event::row())
             .entries
             .values()
-            .filter_map(|entry| Some((entry.key.clone(), entry.typed::<Event>()?.metadata.creation_timestamp?.0)))
+            .filter_map(|entry| Some((entry.key.clone(), last_seen(&entry.typed::<Event>()?)?)))
             .collect();
         for group in over_age(events, now).chunks(GROUP_MAX) {
             let remove = |key: &Key| {
@@ -36,6 +36,11 @@ pub(crate) async fn expire(registry: Registry, stop: CancellationToken) {
             drop(join_all(group.iter().map(remove)).await);
         }
     }
+}
+
+fn last_seen(event: &Event) -> Option<Timestamp> {
+    let seen = event.last_timestamp.as_ref().or(event.metadata.creation_timestamp.as_ref());
+    seen.map(|time| time.0)
 }
 
 /// Those older than their lifetime, and the oldest beyond the number kept.

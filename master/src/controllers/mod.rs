@@ -6,6 +6,7 @@
 
 pub(crate) mod endpoints;
 pub(crate) mod events;
+pub(crate) mod finished;
 pub(crate) mod garbage;
 pub(crate) mod master_services;
 pub(crate) mod namespaces;
@@ -63,6 +64,7 @@ pub(crate) fn start(loops: &Loops, tasks: &TaskTracker, stop: &CancellationToken
     };
     spawn("master endpoints", masters.run(stop.clone()).boxed());
     spawn("events", events::expire(registry(), stop.clone()).boxed());
+    spawn("finished pods", finished::bound(registry(), stop.clone()).boxed());
 }
 
 /// Runs a loop. One that ends though nobody stopped it leaves its part of the cluster to itself,

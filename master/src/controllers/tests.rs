@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use coracle_api::{
     Object, TypedObject,
-    core::{Endpoints, Node, Pod, ReplicationController, Service},
+    core::{Endpoints, Event, Node, Pod, ReplicationController, Service},
 };
 use serde_json::{Value, json};
 
@@ -188,6 +188,49 @@ async fn replicas_are_created_placed_apart_and_replaced() {
     world.until("bound pods are asked to go", |w| w.pods().iter().all(|(_, p)| p.terminating).then_some(())).await;
     let status = |w: &World| w.registry.get_typed::<ReplicationController>("default", "web").unwrap().status.unwrap();
     world.until("the status follows", |w| (status(w).replicas == 0).then_some(())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_that_ended_are_kept_in_bounded_number() {
+    let world = World::new().await;
+    let pod = |name: String, phase| {
+        json!({"metadata": {"name": name, "namespace": "default"}, "status": {"phase": phase},
+            "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}})
+    };
+    world.create::<Pod>(pod("alive".into(), "Running")).await;
+    for i in 0..finished::FINISHED_MAX + 2 {
+        world.create::<Pod>(pod(format!("{i}"), if i % 2 == 0 { "Failed" } else { "Succeeded" })).await;
+    }
+    // Of the paused clock: a round later.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    world.until("the surplus goes", |w| (w.pods().len() == finished::FINISHED_MAX + 1).then_some(())).await;
+    let has = |name: &str| world.registry.get(Pod::row(), "default", name).is_some();
+    assert_eq!(["0", "1", "2", "alive"].map(has), [false, false, true, true]);
+}
+
+#[tokio::test]
+async fn an_event_that_repeats_is_counted() {
+    let world = World::new().await;
+    world.node("n1").await;
+    let node = world.registry.get_typed::<Node>("", "n1").unwrap();
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let events = Recorder::start(world.registry.clone(), &tasks, stop.clone());
+    let _stop = stop.drop_guard();
+    let counts = |w: &World| -> Vec<i32> {
+        let events = w.registry.snapshot(Event::row());
+        let events = events.entries.values().map(|e| e.typed::<Event>().unwrap());
+        events.filter(|e| e.reason.as_deref() == Some("Tired")).map(|e| e.count.unwrap()).collect()
+    };
+    events.warning(&node, "Tired", "again");
+    world.until("it is told", |w| (counts(w) == [1]).then_some(())).await;
+    events.warning(&node, "Tired", "again");
+    world.until("it is counted", |w| (counts(w) == [2]).then_some(())).await;
+    // Expired meanwhile: it comes back.
+    for entry in world.registry.snapshot(Event::row()).entries.values() {
+        world.registry.delete(Event::row(), &entry.key.namespace, &entry.key.name, Expected::Any).await.unwrap();
+    }
+    events.warning(&node, "Tired", "again");
+    world.until("it is told anew", |w| (counts(w) == [3]).then_some(())).await;
 }
 
 #[tokio::test]

@@ -9,9 +9,8 @@ pub use coracle_api::objects::event::EventType;
 use coracle_api::{
     client::{Client, ClientError},
     core::{Event, Pod, PodStatus},
-    error::Reason,
     meta::ObjectMeta,
-    objects::event::record,
+    objects::event::{Repeats, Telling, record},
 };
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -136,16 +135,29 @@ async fn limited(call: impl Future<Output = Result<(), ClientError>>) -> Result<
 }
 
 async fn post_events(client: Client, mut queue: mpsc::Receiver<Event>) {
-    while let Some(event) = queue.recv().await {
-        let namespace = event.metadata.namespace.clone().unwrap_or_default();
-        let api = client.namespaced::<Event>(&namespace);
-        match tokio::time::timeout(CALL_TIMEOUT, api.create(&event)).await {
-            Ok(Err(e)) if !e.api().is_some_and(|e| e.reason == Reason::AlreadyExists) => {
-                tracing::debug!(kind = "event", error = %e, "an event was not recorded");
+    let (mut group, mut repeats) = (Vec::new(), Repeats::default());
+    while queue.recv_many(&mut group, EVENTS_WAITING_MAX).await > 0 {
+        for telling in repeats.gather(group.drain(..)) {
+            match tokio::time::timeout(CALL_TIMEOUT, post_event(&client, &telling)).await {
+                Ok(Err(e)) if !e.is_already_exists() => {
+                    tracing::debug!(kind = "event", error = %e, "an event was not recorded");
+                }
+                _ => {}
             }
-            _ => {}
         }
     }
+}
+
+async fn post_event(client: &Client, telling: &Telling) -> Result<(), ClientError> {
+    let event = telling.event();
+    let api = client.namespaced::<Event>(event.metadata.namespace.as_deref().unwrap_or_default());
+    if matches!(telling, Telling::Again(_)) {
+        match api.update(event.metadata.name.as_deref().unwrap_or_default(), event).await {
+            Err(error) if error.is_not_found() => {}
+            other => return other.map(drop),
+        }
+    }
+    api.create(event).await.map(drop)
 }
 
 fn api_event(pod: &Pod, event: PodEvent, node: &str, now: Timestamp) -> Event {
