@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 
 const ECHO: &str = "coracle/echo:1";
 const PORT: u16 = 8080;
+/// Of the service over all, for those outside.
+const EXTERNAL: &str = "203.0.113.7";
 /// What connectivity may take to be back after a fault.
 const BACK: Duration = Duration::from_secs(2);
 
@@ -30,7 +32,7 @@ struct Echoes {
 fn options(hosts: u8, mode: &str) -> Options {
     let mut options = Options::new(hosts);
     options.images.push(ECHO.into());
-    options.minion_flags = vec!["--proxy-mode".into(), mode.into()];
+    options.minion_flags = ["--proxy-mode", mode, "--external-ips", "203.0.113.0/24"].map(Into::into).into();
     options
 }
 
@@ -45,11 +47,12 @@ impl Echoes {
             json!({"apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": name},
                 "spec": {"replicas": replicas, "selector": labels, "template": template}})
         };
-        let service = |name: &str, type_: &str, selector: Value| {
-            let ports = json!([{"name": "t", "port": 80, "targetPort": PORT}, {"name": "kept", "port": 81, "targetPort": PORT + 1},
-                {"name": "u", "port": 80, "targetPort": PORT, "protocol": "UDP"}]);
-            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
-                "spec": {"type": type_, "selector": selector, "ports": ports}})
+        let ports = json!([{"name": "t", "port": 80, "targetPort": PORT}, {"name": "kept", "port": 81, "targetPort": PORT + 1},
+            {"name": "u", "port": 80, "targetPort": PORT, "protocol": "UDP"}]);
+        let service = |name: &str, spec: Value| {
+            let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec});
+            service["spec"]["ports"] = ports.clone();
+            service
         };
         let all = json!({"app": "echo"});
         let one = json!({"app": "single"});
@@ -60,9 +63,11 @@ impl Echoes {
             &lab,
             &[
                 rc("echo", hosts, all.clone()),
-                service("echo", "NodePort", all),
+                service("echo", json!({"type": "NodePort", "selector": all, "externalIPs": [EXTERNAL]})),
                 host_port,
-                service("single", "ClusterIP", one),
+                service("single", json!({"selector": one})),
+                service("headless", json!({"selector": all, "clusterIP": "None"})),
+                service("by-hand", json!({})),
             ],
         )?;
         let pods = eventually("a pod on each host and one more", || {
@@ -71,10 +76,20 @@ impl Echoes {
             (on.len() == hosts && pods.len() == hosts + 1).then_some(pods)
         })
         .with_context(|| describe(&lab))?;
+        let addresses: Vec<_> = pods.iter().filter(|p| p.name != "single").map(|p| json!({"ip": p.ip})).collect();
+        let targets = json!([{"name": "t", "port": PORT}, {"name": "u", "port": PORT, "protocol": "UDP"}]);
+        apply(
+            &lab,
+            &[json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "by-hand"},
+                "subsets": [{"addresses": addresses, "ports": targets}]})],
+        )?;
         let portal = |name: &str| -> Result<Value> {
             Ok(serde_json::from_str(&lab.coracle(&["get", "services", name, "-o", "json"])?)?)
         };
         let (echo, single) = (portal("echo")?, portal("single")?);
+        // As a router outside would have it.
+        let through = lab.host(1).address().to_string();
+        lab.host(0).run("ip", &["route", "add", EXTERNAL, "via", &through])?;
         let ip = |service: &Value| service["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
         // One port of TCP and one of UDP; both are asked for at the first one's number.
         let node_port = echo["spec"]["ports"][0]["nodePort"].as_u64().context("no node port")?;
@@ -108,7 +123,8 @@ impl Echoes {
                     let answer = answer.with_context(|| format!("{protocol} from {from:?} to {to:?}"))?;
                     ensure!(answer == to.name, "{protocol} from {from:?} to {to:?}: {answer}");
                 }
-                for target in [format!("{portal}:80"), "echo:80".into(), "echo.default.svc.cluster.local:80".into()] {
+                let named = ["echo:80", "echo.default.svc.cluster.local:80", "by-hand:80", "headless:8080"];
+                for target in named.map(str::to_owned).into_iter().chain([format!("{portal}:80")]) {
                     let answer = ask_from_pod(host, from, protocol, &target);
                     let answer = answer.with_context(|| format!("{protocol} from {from:?} to {target}"))?;
                     ensure!(echoes.contains(&answer), "{protocol} from {from:?} to {target}: {answer}");
@@ -131,6 +147,8 @@ impl Echoes {
                 let answer = answer.with_context(|| format!("{protocol} to the node port of {}", host.name()))?;
                 ensure!(echoes.contains(&answer), "{answer}");
             }
+            let answer = ask_from_host(self.lab.host(0), protocol, EXTERNAL, 80).context("the external address")?;
+            ensure!(echoes.contains(&answer), "the external address: {answer}");
             let address = self.lab.host(single.host).address().to_string();
             let answer = ask_from_host(self.lab.host(0), protocol, &address, 9090).context("the host port")?;
             ensure!(answer == "single", "the host port of single: {answer}");
@@ -174,18 +192,20 @@ fn everybody_reaches_everybody_in_the_kernel_and_across_segments() -> Result<()>
     echoes.check_every_pair()?;
     let routes = echoes.lab.host(1).run("ip", &["route"])?;
     ensure!(routes.contains("dev cox-") && routes.contains("via 192.0.2."), "both kinds of path:\n{routes}");
-    nothing_leaves_for_nobody(&echoes)
+    nothing_leaves_for_nobody(&echoes, true)
 }
 
 #[test]
 fn everybody_reaches_everybody_through_userspace() -> Result<()> {
     let echoes = Echoes::start(&options(2, "userspace"))?;
     echoes.check_every_pair()?;
-    nothing_leaves_for_nobody(&echoes)
+    nothing_leaves_for_nobody(&echoes, false)
 }
 
-/// A portal or pod address that nothing answers is refused at once, and no packet leaves the host.
-fn nothing_leaves_for_nobody(echoes: &Echoes) -> Result<()> {
+/// A portal or pod address that nothing answers is refused at once, and no packet leaves the host. By
+/// userspace, what no node has is refused to pods as soon as the kernel has an ICMP error left for
+/// them.
+fn nothing_leaves_for_nobody(echoes: &Echoes, nftables: bool) -> Result<()> {
     let host = echoes.lab.host(1);
     let cluster: Value =
         serde_json::from_str(&host.get(&echoes.lab.host(0).address().to_string(), 8080, "/coracle/v1/cluster")?)?;
@@ -194,10 +214,16 @@ fn nothing_leaves_for_nobody(echoes: &Echoes) -> Result<()> {
     let counts = [host.count(&services)?, host.count(&pods)?];
     let address =
         |range: &str, rest: &str| format!("{}.{rest}", range.split('.').take(2).collect::<Vec<_>>().join("."));
-    for ip in [address(&services, "200.200"), address(&pods, "250.9"), format!("{}.250", own_pods(host)?)] {
+    let of_no_node = address(&pods, "250.9");
+    for ip in [address(&services, "200.200"), of_no_node.clone(), format!("{}.250", own_pods(host)?)] {
         let begun = Instant::now();
         ensure!(host.get(&ip, 80, "/").is_err(), "{ip} answered");
         ensure!(begun.elapsed() < Duration::from_secs(1), "{ip} was refused after {:?}", begun.elapsed());
+        let pod = echoes.pods.iter().find(|pod| pod.host == 1).context("no pod on the host")?;
+        let begun = Instant::now();
+        ensure!(ask_from_pod(host, pod, "tcp", &format!("{ip}:80")).is_err(), "{ip} answered a pod");
+        let limit = if nftables || ip != of_no_node { Duration::from_secs(1) } else { Duration::from_secs(10) };
+        ensure!(begun.elapsed() < limit, "{ip} was refused to a pod after {:?}", begun.elapsed());
     }
     for count in &counts {
         ensure!(count.packets()? == 0, "packets for nobody left the host");

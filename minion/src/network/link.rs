@@ -16,13 +16,10 @@ use rtnetlink::{
     },
 };
 
-use super::{NetworkError, paths};
+use super::{NetworkError, neighbours, paths};
 
 /// The kernel answers at once; anything longer is a fault.
 const LIMIT: Duration = Duration::from_secs(5);
-/// How long the bridge asks for a pod's hardware address: twice, 50 ms apart. The kernel's own 3 s are
-/// for networks that lose packets, and a client of a dead pod would wait that long to be refused.
-const PATIENCE: [(&str, &str); 2] = [("mcast_solicit", "2"), ("retrans_time_ms", "50")];
 /// Of the service route. It is the net below: the service proxy may have a better one.
 const SERVICE_ROUTE_METRIC: u32 = 1024;
 /// Routes of the host's own addresses; they repeat the addresses.
@@ -83,10 +80,6 @@ pub(super) fn plan(desired: &Desired, observed: &Observed) -> Vec<Step> {
     steps
 }
 
-fn patience(bridge: &str, name: &str) -> String {
-    format!("/proc/sys/net/ipv4/neigh/{bridge}/{name}")
-}
-
 /// A netlink connection. Its background task ends when the last handle is dropped.
 #[derive(Debug, Clone)]
 pub(super) struct Links {
@@ -127,9 +120,7 @@ impl Links {
                 .filter(|r| route_metric(r) == Some(SERVICE_ROUTE_METRIC))
                 .map(route_source)
                 .collect(),
-            gives_up: PATIENCE.iter().all(|(name, value)| {
-                std::fs::read_to_string(patience(&desired.bridge, name)).is_ok_and(|now| now.trim() == *value)
-            }),
+            gives_up: neighbours::gives_up_early(&desired.bridge),
             plain_ports: links.iter().filter(|l| is_plain_port(l, index)).map(|l| l.header.index).collect(),
         }))
     }
@@ -159,11 +150,8 @@ impl Links {
                 call(format!("routing {cidr} onto {bridge}"), add.execute()).await
             }
             Step::GiveUp => {
-                for (name, value) in PATIENCE {
-                    let path = patience(bridge, name);
-                    if let Err(error) = std::fs::write(&path, value) {
-                        tracing::debug!(path, %error, "pod addresses that nobody has are refused late");
-                    }
+                if let Err(error) = neighbours::give_up_early(bridge) {
+                    tracing::debug!(bridge, %error, "pod addresses that nobody has are refused late");
                 }
                 Ok(())
             }

@@ -3,6 +3,7 @@
 //! the host).
 //!
 //! * [`bridge`]: the engine's network. [`link`]: the bridge in the kernel.
+//! * [`neighbours`]: how soon a dead pod's address is given up.
 //! * [`paths`]: routes and tunnel to other nodes.
 //! * [`forward`]: what the engine's packet filter must let through.
 //!
@@ -19,6 +20,7 @@ mod cidr;
 mod error;
 mod forward;
 mod link;
+pub(crate) mod neighbours;
 mod paths;
 
 use std::{

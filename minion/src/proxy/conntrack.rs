@@ -13,13 +13,13 @@ use super::table::Portal;
 /// Backends cut one by one; beyond that, all flows of the portal are, which costs the others a new
 /// choice of backend.
 const SINGLE_MAX: usize = 32;
-/// For all of one change.
-const LIMIT: Duration = Duration::from_secs(2);
+/// For all of one change; beside half a million other connections one call takes a second.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Cuts the flows of each portal to each backend.
-pub(super) async fn cut(flows: &[(Portal, SocketAddrV4)]) {
+pub(super) async fn cut(flows: Vec<(Portal, SocketAddrV4)>) {
     let cutting = async {
-        for arguments in plan(flows) {
+        for arguments in plan(&flows) {
             let mut command = Command::new("conntrack");
             command.args(&arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             // Status 1 means that there was none, which is fine.

@@ -1,10 +1,13 @@
 //! Follows the feeds and keeps a data plane equal to them.
 //!
 //! Invariant: `applied` is what the data plane holds, or `None` where that is not known; then the
-//! next run loads everything. One run at a time; what arrives meanwhile goes into the next.
+//! next run loads everything. One run at a time; what arrives meanwhile goes into the next. Flows are
+//! cut beside the runs: with hundreds of thousands of connections on the host, the kernel takes its
+//! time to find them.
 
-use std::{future::Future, net::SocketAddrV4, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::Future, net::SocketAddrV4, pin::pin, sync::Arc, time::Duration};
 
+use futures_util::future::{Fuse, FusedFuture, FutureExt};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -34,8 +37,9 @@ pub(super) trait DataPlane: Send {
     /// Carries the loaded table over into the next.
     fn update(&mut self, delta: &Delta) -> impl Future<Output = Result<(), ProxyError>> + Send;
 
-    /// Ends the flows of a protocol without connections to backends that are gone. Best effort.
-    fn cut(&mut self, flows: &[(Portal, SocketAddrV4)]) -> impl Future<Output = ()> + Send;
+    /// Ends the flows of a protocol without connections to backends that are gone. Best effort; the
+    /// plane may be changed meanwhile.
+    fn cut(&self, flows: Vec<(Portal, SocketAddrV4)>) -> impl Future<Output = ()> + Send + 'static;
 
     /// Returns, with the reason, when a full load is needed because of something outside. Must be
     /// cancel-safe.
@@ -58,10 +62,16 @@ pub(super) async fn run<P: DataPlane>(
     let mut next = Instant::now();
     let mut repair_from = next;
     let mut retry = RETRY_MIN;
+    let mut lost: BTreeSet<(Portal, SocketAddrV4)> = BTreeSet::new();
+    let mut cutting = pin!(Fuse::terminated());
     loop {
-        // Cancel-safe: receiving takes a message or nothing, the others only wait.
+        if cutting.is_terminated() && !lost.is_empty() {
+            cutting.set(plane.cut(std::mem::take(&mut lost).into_iter().collect()).fuse());
+        }
+        // Cancel-safe: receiving takes a message or nothing, `cutting` is kept, the others only wait.
         tokio::select! {
             () = stop.cancelled() => return,
+            () = &mut cutting, if !cutting.is_terminated() => continue,
             received = feeds.receive(&mut inputs) => {
                 if !received {
                     return;
@@ -88,26 +98,18 @@ pub(super) async fn run<P: DataPlane>(
         let full = delta.is_none();
         let work = async {
             match &delta {
-                Some(delta) => plane.update(delta).await?,
-                None => plane.load(&table).await?,
+                Some(delta) => plane.update(delta).await,
+                None => plane.load(&table).await,
             }
-            let lost = match (&delta, &applied) {
-                // The same two tables.
-                (Some(delta), Some(applied)) if Arc::ptr_eq(applied, &last) => delta.lost_udp(),
-                _ => diff(&last, &table).lost_udp(),
-            };
-            if !lost.is_empty() {
-                plane.cut(&lost).await;
-            }
-            Ok::<(), ProxyError>(())
         };
         let result = {
-            let mut work = std::pin::pin!(work);
+            let mut work = pin!(work);
             loop {
-                // Cancel-safe: `work` goes on in the next turn; a cut-off nft leaves its transaction
-                // whole or undone.
+                // Cancel-safe: `work` and `cutting` go on in the next turn; a cut-off nft leaves its
+                // transaction whole or undone.
                 tokio::select! {
                     result = &mut work => break result,
+                    () = &mut cutting, if !cutting.is_terminated() => {}
                     () = stop.cancelled() => return,
                     received = feeds.receive(&mut inputs) => {
                         if !received {
@@ -129,6 +131,11 @@ pub(super) async fn run<P: DataPlane>(
                     repair_from = Instant::now() + REPAIR_INTERVAL;
                 }
                 retry = RETRY_MIN;
+                lost.extend(match (&delta, &applied) {
+                    // The same two tables.
+                    (Some(delta), Some(applied)) if Arc::ptr_eq(applied, &last) => delta.lost_udp(),
+                    _ => diff(&last, &table).lost_udp(),
+                });
                 last = Arc::clone(&table);
                 applied = Some(table);
                 synced.send_replace(true);

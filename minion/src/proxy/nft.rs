@@ -371,6 +371,14 @@ impl Frame {
             if hook == "output" || *refusal == Refusal::Prerouting {
                 unanswered.iter().for_each(|rule| s.rule(hook, rule));
             }
+            if hook == "prerouting" && *refusal == Refusal::Prerouting {
+                // The route refuses too, but with an ICMP error, of which the kernel sends a pod few: it counts
+                // each twice, and the redirects that a pod gets for portals as well.
+                s.rule(
+                    hook,
+                    format_args!("ip daddr {pods_cidr} fib daddr type unicast fib daddr oif missing goto refuse"),
+                );
+            }
             // The kernel takes no packet of loopback elsewhere.
             s.rule(hook, format_args!("ip daddr != 127.0.0.0/8 fib daddr type local jump {by_port}"));
         }

@@ -110,8 +110,8 @@ impl DataPlane for Nftables {
         Ok(())
     }
 
-    async fn cut(&mut self, flows: &[(Portal, SocketAddrV4)]) {
-        conntrack::cut(flows).await;
+    fn cut(&self, flows: Vec<(Portal, SocketAddrV4)>) -> impl Future<Output = ()> + Send + 'static {
+        conntrack::cut(flows)
     }
 
     async fn disturbed(&mut self) -> &'static str {

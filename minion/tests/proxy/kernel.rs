@@ -50,6 +50,25 @@ fn established_connections_and_rules_outlive_the_proxy() {
 }
 
 #[test]
+fn an_address_of_no_node_is_refused_to_pods_however_often_they_ask() {
+    on_site(On, async |site| {
+        let master = master_with(&[P2]).await;
+        let proxy = start_proxy(master.address, Nftables).await;
+        // Asking uses up what ICMP errors the kernel sends to a pod.
+        answers(&site, "p1", 20).await;
+        blocking(move || {
+            for _ in 0..20 {
+                let (error, after) = site.ask("p1", "10.76.9.9:80").unwrap_err();
+                assert_eq!(error, std::io::ErrorKind::ConnectionRefused);
+                assert!(after < Duration::from_millis(500), "after {after:?}");
+            }
+        })
+        .await;
+        proxy.shutdown().await;
+    });
+}
+
+#[test]
 fn without_rules_and_route_packets_would_leave_the_node() {
     // What other tests count is counted.
     on_site(On, async |site| {

@@ -89,6 +89,9 @@ pub(crate) struct Site {
 impl Site {
     pub(crate) fn new(netfilter: BridgeNetfilter) -> Self {
         remove_leftovers();
+        // What a failure needs to be understood; the runner shows it only then.
+        let log = tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG);
+        drop(log.with_target(false).with_test_writer().try_init());
         let site = Self { name: format!("{PREFIX}-{}", std::process::id()), retired: Arc::default() };
         for part in ["h", "up", "p1", "p2", "p3"] {
             let ns = site.ns(part);
@@ -100,6 +103,7 @@ impl Site {
         sh(&format!("ip -n {h} addr add {GATEWAY}/24 dev {bridge}"));
         sh(&format!("ip -n {h} link set {bridge} up"));
         sh(&format!("ip -n {h} route add {SERVICE_CIDR} dev {bridge} src {GATEWAY} metric 1024"));
+        sh(&format!("ip -n {h} route add unreachable {PODS_CIDR} metric 4000000"));
         for (pod, ip) in [("p1", P1), ("p2", P2), ("p3", "10.77.0.4")] {
             let ns = site.ns(pod);
             sh(&format!("ip -n {h} link add {pod} type veth peer name eth0 netns {ns}"));

@@ -21,6 +21,7 @@ struct World {
     held: Option<BTreeMap<Portal, Vec<SocketAddrV4>>>,
     fail: usize,
     gate: Option<oneshot::Receiver<()>>,
+    cut_gate: Option<oneshot::Receiver<()>>,
 }
 
 struct FakePlane {
@@ -68,8 +69,17 @@ impl DataPlane for FakePlane {
         Ok(())
     }
 
-    async fn cut(&mut self, flows: &[(Portal, SocketAddrV4)]) {
-        self.world.lock().unwrap().calls.push(format!("cut {}", flows.len()));
+    fn cut(&self, flows: Vec<(Portal, SocketAddrV4)>) -> impl Future<Output = ()> + Send + 'static {
+        let gate = {
+            let mut world = self.world.lock().unwrap();
+            world.calls.push(format!("cut {}", flows.len()));
+            world.cut_gate.take()
+        };
+        async {
+            if let Some(gate) = gate {
+                let _ = gate.await;
+            }
+        }
     }
 
     async fn disturbed(&mut self) -> &'static str {
@@ -191,6 +201,25 @@ async fn what_arrives_during_a_run_is_one_more_run() {
     open.send(()).unwrap();
     bench.expect(&["update 1", "cut 1"]).await;
     bench.holds(&["10.244.1.199"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_do_not_wait_for_flows_to_be_cut() {
+    let bench = Bench::start();
+    let (open, gate) = oneshot::channel();
+    bench.world.lock().unwrap().cut_gate = Some(gate);
+    bench.list().await;
+    bench.expect(&["load"]).await;
+    for (host, told) in
+        [("10.244.0.3", &["update 1", "cut 1"][..]), ("10.244.0.4", &["update 1"]), ("10.244.0.5", &["update 1"])]
+    {
+        bench.endpoints.send(Change::Applied(endpoints(&[host]))).await.unwrap();
+        bench.expect(told).await;
+        bench.holds(&[host]).await;
+    }
+    // What was lost meanwhile is cut together.
+    open.send(()).unwrap();
+    bench.expect(&["cut 2"]).await;
 }
 
 #[tokio::test(start_paused = true)]

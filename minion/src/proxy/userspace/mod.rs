@@ -272,9 +272,12 @@ impl DataPlane for Userspace {
         self.carry_over(delta.portals.iter().map(|(portal, (_, new))| (*portal, new.clone())).collect()).await
     }
 
-    async fn cut(&mut self, flows: &[(Portal, SocketAddrV4)]) {
-        if let Some(running) = &self.running {
-            running.workers.cut(flows).await;
+    fn cut(&self, flows: Vec<(Portal, SocketAddrV4)>) -> impl Future<Output = ()> + Send + 'static {
+        let cutting = self.running.as_ref().map(|running| running.workers.cut(flows));
+        async move {
+            if let Some(cutting) = cutting {
+                cutting.await;
+            }
         }
     }
 

@@ -162,11 +162,13 @@ impl Workers {
     }
 
     /// Ends flows to backends that are gone.
-    pub(super) async fn cut(&self, flows: &[(Portal, SocketAddrV4)]) {
-        let flows: Arc<[_]> = flows.into();
-        for peer in self.peers.get().into_iter().flatten() {
-            // A thread that has ended has no flows.
-            let _ = peer.queue.send(Task::Cut(Arc::clone(&flows))).await;
+    pub(super) fn cut(&self, flows: Vec<(Portal, SocketAddrV4)>) -> impl Future<Output = ()> + Send + 'static {
+        let (flows, peers): (Arc<[_]>, _) = (flows.into(), Arc::clone(&self.peers));
+        async move {
+            for peer in peers.get().into_iter().flatten() {
+                // A thread that has ended has no flows.
+                let _ = peer.queue.send(Task::Cut(Arc::clone(&flows))).await;
+            }
         }
     }
 }

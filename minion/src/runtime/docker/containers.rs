@@ -51,6 +51,12 @@ pub(super) async fn inspect(engine: &Engine, id: &str) -> Result<Option<Containe
     }
 }
 
+/// The first process of a running container.
+pub(super) async fn pid(engine: &Engine, id: &str) -> Result<Option<i64>, RuntimeError> {
+    let found = inspect(engine, id).await?;
+    Ok(found.and_then(|c| c.state?.pid).filter(|pid| *pid > 0))
+}
+
 /// Creates a container.
 pub(super) async fn create(
     engine: &Engine,

@@ -27,6 +27,7 @@ use super::{
     Container, ContainerId, ContainerSpec, ExecOutcome, ExecQuery, ExecSession, InfraSpec, LogQuery, Runtime,
     RuntimeError, RuntimeEvent, labels,
 };
+use crate::network::neighbours;
 pub use engine::Engine;
 pub(crate) use engine::api_number;
 
@@ -107,6 +108,10 @@ impl Runtime for DockerRuntime {
                 tracing::warn!(container = %id, error = %second, "an infra container that did not start was left");
             }
             return Err(error);
+        }
+        // It runs; whoever asks next hears if the engine does not answer any more.
+        if let Ok(Some(pid)) = containers::pid(&self.engine, &id.0).await {
+            neighbours::give_up_early_in(pid).await;
         }
         Ok(id)
     }

@@ -1,0 +1,54 @@
+//! How long the kernel asks for the hardware address of a pod that may be gone: on the bridge, for
+//! what the host sends, and inside pods, for what they send to pods of their own node.
+//!
+//! The kernel's own 3 s are for networks that lose packets; a client of a dead pod would wait that
+//! long to be refused.
+
+use std::{fs::File, io, os::fd::AsFd, path::Path};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::sync::oneshot;
+
+const SETTINGS: &str = "/proc/sys/net/ipv4/neigh";
+/// Twice, 50 ms apart.
+const PATIENCE: [(&str, &str); 2] = [("mcast_solicit", "2"), ("retrans_time_ms", "50")];
+
+/// Whether the interface asks no longer than we want.
+pub(super) fn gives_up_early(interface: &str) -> bool {
+    let set = |name: &str, value: &str| {
+        std::fs::read_to_string(Path::new(SETTINGS).join(interface).join(name)).is_ok_and(|now| now.trim() == value)
+    };
+    PATIENCE.iter().all(|(name, value)| set(name, value))
+}
+
+/// Makes it so.
+pub(super) fn give_up_early(interface: &str) -> io::Result<()> {
+    PATIENCE.iter().try_for_each(|(name, value)| std::fs::write(Path::new(SETTINGS).join(interface).join(name), value))
+}
+
+/// The same for the interfaces of a container, of which `pid` is a process. Best effort: a container
+/// that has ended needs nothing, and one that is not reached waits as long as any other would.
+pub(crate) async fn give_up_early_in(pid: i64) {
+    let (done, waiting) = oneshot::channel();
+    // A thread of its own, which ends in the other namespace.
+    let spawned = std::thread::Builder::new().name("neighbours".into()).spawn(move || {
+        // Nobody waits any more where this fails.
+        let _ = done.send(within(pid));
+    });
+    let result = match spawned {
+        Ok(_) => waiting.await.unwrap_or_else(|_| Err(io::ErrorKind::Other.into())),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = result {
+        tracing::debug!(pid, %error, "a pod will learn late of addresses that nobody has");
+    }
+}
+
+fn within(pid: i64) -> io::Result<()> {
+    let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+    for interface in std::fs::read_dir(SETTINGS)? {
+        give_up_early(&interface?.file_name().to_string_lossy())?;
+    }
+    Ok(())
+}
