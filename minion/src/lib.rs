@@ -19,6 +19,7 @@ pub mod probes;
 pub mod proxy;
 mod record;
 pub mod reset;
+mod rulesets;
 pub mod runtime;
 pub mod volumes;
 

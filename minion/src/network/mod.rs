@@ -44,7 +44,7 @@ use link::{Desired, Links};
 pub use paths::PodRoutes;
 use paths::{Peers, Place, tunnel_name};
 
-use crate::proxy::monitor::Monitor;
+use crate::rulesets::Monitor;
 
 /// Least time between two checks, so that a storm of link events costs little.
 const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(100);

@@ -3,7 +3,7 @@
 //! * [`inputs`]: services and endpoints as their watches showed them. Pure.
 //! * [`table`]: where each portal leads, and what differs between two tables. Pure.
 //! * [`driver`]: follows the watches and carries tables over into a [`driver::DataPlane`].
-//! * [`nftables`], [`nft`], [`monitor`], [`conntrack`]: the data plane in the kernel.
+//! * [`nftables`], [`nft`], [`conntrack`]: the data plane in the kernel.
 //! * [`userspace`]: the data plane of hosts where that can't be used.
 //! * [`mode`]: which of them.
 //!
@@ -20,7 +20,6 @@ mod driver;
 mod error;
 pub mod inputs;
 pub mod mode;
-pub(crate) mod monitor;
 pub mod nft;
 mod nftables;
 pub mod table;

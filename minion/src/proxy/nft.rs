@@ -21,13 +21,15 @@
 //! A transaction is atomic for rules, but not for a packet on its way while it commits: that one meets
 //! the rules of before and, from some look-up on, the elements of after. It must find its way
 //! nevertheless, for where it finds none its connection is recorded as untranslated and lost. So
-//! a change is up to three transactions ([`Change`]), and whatever an element leads to is there
-//! before it and stays until after it. Every look-up is also written twice: before Linux 6.17 the
-//! first can miss an element that is being replaced, and the second then sees the new one.
+//! whatever an element leads to is there in a transaction before it, and goes in a transaction after
+//! it: with the next change, since it harms nobody. Most changes are one transaction, those that need
+//! new chains two. Every look-up is also written twice: before Linux 6.17 the first can miss an
+//! element that is being replaced, and the second then sees the new one.
 //!
 //! Invariants: a full load is the base plus the change from the empty table; after any change the
-//! kernel holds exactly what a full load of the new table would make; and a packet on its way during
-//! a transaction reaches a backend of before or of after if there was one both times.
+//! kernel holds exactly what a full load of the new table would make, and the leftovers; and a packet
+//! on its way during a transaction reaches a backend of before or of after if there was one both
+//! times.
 
 use std::{
     collections::BTreeMap,
@@ -170,24 +172,6 @@ pub fn remove(table: &str) -> String {
 /// original port of a connection together with its protocol.
 const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
-/// What leads from one table to the next, as transactions; each may be empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// New maps and chains, to which nothing leads yet.
-    pub prepare: String,
-    /// The elements of the new table, and rules of chains that stay.
-    pub switch: String,
-    /// What nothing leads to any more.
-    pub clear: String,
-}
-
-impl Change {
-    /// What is to be run, in this order.
-    pub fn transactions(&self) -> impl Iterator<Item = &str> {
-        [&*self.prepare, &*self.switch, &*self.clear].into_iter().filter(|script| !script.is_empty())
-    }
-}
-
 /// The kernel's rules as they follow from what was written so far.
 #[derive(Debug, Clone)]
 pub struct Ruleset {
@@ -199,12 +183,20 @@ pub struct Ruleset {
     loops: Tally<Ipv4Addr>,
     /// External addresses.
     externals: Tally<Ipv4Addr>,
+    /// Removes what nothing leads to any more.
+    leftovers: String,
 }
 
 impl Ruleset {
     /// Nothing written yet.
     pub fn new(frame: Frame) -> Self {
-        Self { frame, sizes: Tally::default(), loops: Tally::default(), externals: Tally::default() }
+        Self {
+            frame,
+            sizes: Tally::default(),
+            loops: Tally::default(),
+            externals: Tally::default(),
+            leftovers: String::new(),
+        }
     }
 
     /// Replaces our table, whatever is in it, in one transaction. Established connections go on:
@@ -213,11 +205,11 @@ impl Ruleset {
         *self = Self::new(self.frame.clone());
         let mut s = Script::new(&self.frame.table);
         self.frame.base(&mut s);
-        s.text + &self.update(&diff(&Table::default(), table)).transactions().collect::<String>()
+        s.text + &self.update(&diff(&Table::default(), table)).concat()
     }
 
-    /// Carries one table over into the next.
-    pub fn update(&mut self, delta: &Delta) -> Change {
+    /// Carries one table over into the next: the transactions to run, in this order.
+    pub fn update(&mut self, delta: &Delta) -> Vec<String> {
         let table = self.frame.table.clone();
         let [mut prepare, mut switch, mut clear] = [(); 3].map(|()| Script::new(&table));
         let plain = |side: &Option<Forward>| side.clone().filter(|f| f.sticky.is_none() && !f.refuses());
@@ -289,7 +281,14 @@ impl Ruleset {
                 clear.delete("map", &lane.backends(slot));
             }
         }
-        Change { prepare: prepare.text, switch: switch.text, clear: clear.text }
+        let leftovers = std::mem::replace(&mut self.leftovers, clear.text);
+        let mut transactions: Vec<_> = [prepare.text, switch.text].into_iter().filter(|s| !s.is_empty()).collect();
+        if let Some(first) = transactions.first_mut() {
+            first.insert_str(0, &leftovers);
+        } else {
+            self.leftovers.insert_str(0, &leftovers);
+        }
+        transactions
     }
 
     /// The sets beside the portals: who may reach itself, what is translated, what is refused.

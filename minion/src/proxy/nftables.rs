@@ -7,11 +7,13 @@ use tokio::{io::AsyncWriteExt, process::Command, time::Instant};
 use super::{
     ProxyConfig, ProxyError, conntrack,
     driver::DataPlane,
-    monitor::{Heard, Monitor},
     nft::{self, Frame, Masquerade, Refusal, Ruleset},
     table::{Backends, Delta, Forward, Frontend, Portal, Protocol, Table},
 };
-use crate::network;
+use crate::{
+    network,
+    rulesets::{Heard, Monitor},
+};
 
 /// A full load of 10,000 services takes 0.4 s; a machine under load takes its time.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -103,9 +105,8 @@ impl DataPlane for Nftables {
     }
 
     async fn update(&mut self, delta: &Delta) -> Result<(), ProxyError> {
-        let change = self.ruleset.update(delta);
-        for script in change.transactions() {
-            self.transaction("a change", script).await?;
+        for script in self.ruleset.update(delta) {
+            self.transaction("a change", &script).await?;
         }
         Ok(())
     }

@@ -4,5 +4,7 @@
 // Helpers outside of test functions panic as the tests themselves do.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "../namespaces/mod.rs"]
+mod namespaces;
 mod server;
 mod site;

@@ -7,16 +7,17 @@
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
-    os::fd::AsFd,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
+    process::Command,
+    time::Duration,
 };
 
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{Name, RData, Record, RecordType, rdata::A},
 };
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::namespaces::{Namespaces, sh};
+pub(crate) use super::namespaces::{blocking, eventually};
 
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -27,28 +28,14 @@ const REPLY_LIMIT: Duration = Duration::from_secs(5);
 /// Longer than an answer from memory takes on a busy machine, shorter than anyone waits.
 pub(crate) const SILENCE: Duration = Duration::from_millis(300);
 
-fn sh(line: &str) -> String {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let output = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    assert!(output.status.success(), "{line}: {}", text(&output.stderr));
-    text(&output.stdout)
-}
-
 /// The namespaces; removed when dropped.
 pub(crate) struct Site {
-    name: String,
+    namespaces: Namespaces,
 }
 
 impl Site {
     pub(crate) fn new() -> Self {
-        remove_leftovers();
-        let site = Self { name: format!("{PREFIX}-{}", std::process::id()) };
-        for part in ["h", "p", "up"] {
-            let ns = site.ns(part);
-            sh(&format!("ip netns add {ns}"));
-            sh(&format!("ip -n {ns} link set lo up"));
-        }
+        let site = Self { namespaces: Namespaces::new(PREFIX, &["h", "p", "up"], |_| ()) };
         let (h, p, up) = (site.ns("h"), site.ns("p"), site.ns("up"));
         site.add_bridge();
         sh(&format!("ip -n {p} addr add 10.77.0.2/24 dev eth0"));
@@ -64,7 +51,7 @@ impl Site {
     }
 
     fn ns(&self, part: &str) -> String {
-        format!("{}-{part}", self.name)
+        self.namespaces.ns(part)
     }
 
     pub(crate) fn add_bridge(&self) {
@@ -86,20 +73,12 @@ impl Site {
 
     /// Runs `f` on a thread of its own in a part's namespace.
     pub(crate) fn within<T: Send + 'static>(&self, part: &str, f: impl FnOnce() -> T + Send + 'static) -> T {
-        let ns = std::fs::File::open(format!("/run/netns/{}", self.ns(part))).unwrap();
-        let thread = std::thread::spawn(move || {
-            move_into_link_name_space(ns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            f()
-        });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        self.namespaces.within(part, f)
     }
 
     /// Runs an async test body in the node's namespace.
     pub(crate) fn on_node<F: Future<Output = ()>>(&self, body: impl FnOnce() -> F + Send + 'static) {
-        self.within("h", move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), body()).await.expect("too slow") });
-        });
+        self.namespaces.run_within("h", body);
     }
 
     /// Asks from a part over UDP; `None` where no answer comes.
@@ -132,28 +111,6 @@ impl Site {
             }
         });
         asked
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        for part in ["h", "p", "up"] {
-            let _ = Command::new("ip").args(["netns", "del", &self.ns(part)]).stderr(Stdio::null()).status();
-        }
-    }
-}
-
-/// Removes namespaces of test processes that were killed.
-fn remove_leftovers() {
-    for line in sh("ip netns list").lines() {
-        let name = line.split_whitespace().next().unwrap_or_default();
-        let mut parts = name.split('-');
-        if parts.next() == Some(PREFIX)
-            && let Some(pid) = parts.next()
-            && !std::path::Path::new("/proc").join(pid).exists()
-        {
-            let _ = Command::new("ip").args(["netns", "del", name]).stderr(Stdio::null()).status();
-        }
     }
 }
 
@@ -210,19 +167,4 @@ pub(crate) fn addresses(reply: &Message) -> Vec<String> {
         reply.answers.iter().filter(|r| r.record_type() == RecordType::A).map(|r| r.data.to_string()).collect();
     all.sort();
     all
-}
-
-/// Runs blocking code away from the runtime, in the same namespace.
-pub(crate) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(f).await.unwrap()
-}
-
-/// Waits until `f` is true; how long that took.
-pub(crate) async fn eventually(what: &str, mut f: impl AsyncFnMut() -> bool) -> Duration {
-    let started = Instant::now();
-    while !f().await {
-        assert!(started.elapsed() < Duration::from_secs(20), "never: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    started.elapsed()
 }

@@ -23,6 +23,8 @@ mod affinity;
 mod docker;
 mod kernel;
 mod master;
+#[path = "../namespaces/mod.rs"]
+mod namespaces;
 mod outside;
 mod repair;
 mod rolling;

@@ -13,14 +13,15 @@ use coracle_minion::proxy::ProxyMode;
 use tokio::task::JoinHandle;
 
 use super::site::{
-    BridgeNetfilter::On, P1, P2, WEB, backend_ports, blocking, connect, master_with, on_site, start_proxy,
+    BridgeNetfilter::On, P1, P2, WEB, answers, backend_ports, blocking, connect, eventually, master_with, on_site, set,
+    start_proxy,
 };
 
 /// Changes of endpoints in a rolling restart; `CORACLE_CHANGES` asks for more.
 const CHANGES: usize = 12;
 /// Changes between backends that all serve; `CORACLE_CHANGES` asks for more.
 const QUICK_CHANGES: usize = 200;
-/// How long a pod serves on after it has left the endpoints, as a preStop hook has it.
+/// How long a pod serves on after nobody is sent to it any more, for those who were sent before.
 const GRACE: Duration = Duration::from_secs(1);
 const PACE: Duration = Duration::from_millis(1);
 /// Between changes that nothing waits for.
@@ -37,6 +38,8 @@ fn a_rolling_restart_fails_no_request(mode: ProxyMode) {
         for change in 0..changes / 2 {
             let (leaving, staying) = if change % 2 == 0 { (P1, P2) } else { (P2, P1) };
             master.endpoints("a", &[staying], backend_ports());
+            eventually("new connections are the other's", async || answers(&site, "h", 30).await.0 == set(&[staying]))
+                .await;
             tokio::time::sleep(GRACE).await;
             // Its replacement is up at once, under the same address.
             site.retire(leaving, true);

@@ -10,7 +10,6 @@ use std::{
     collections::BTreeSet,
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
-    os::fd::AsFd,
     process::{Command, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -21,13 +20,14 @@ use coracle_minion::{
     network::bridge_name,
     proxy::{Proxy, ProxyConfig, ProxyMode},
 };
-use rustix::{
-    net::{AddressFamily, SocketType},
-    thread::{LinkNameSpaceType, move_into_link_name_space},
-};
+use rustix::net::{AddressFamily, SocketType};
 use serde_json::{Value, json};
 
-use super::master::Master;
+pub(crate) use super::namespaces::{blocking, eventually, sh};
+use super::{
+    master::Master,
+    namespaces::{self, Namespaces},
+};
 
 pub(crate) const NODE: &str = "n1";
 pub(crate) const PODS_CIDR: &str = "10.76.0.0/15";
@@ -48,15 +48,6 @@ pub(crate) const NODE_ADDRESS: &str = "198.51.100.1";
 const PREFIX: &str = "cortest";
 /// Less than the second after which a lost first packet is sent again.
 const CONNECT_LIMIT: Duration = Duration::from_millis(900);
-
-/// Runs a command line, without a shell; panics with its words if it fails.
-pub(crate) fn sh(line: &str) -> String {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let output = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    assert!(output.status.success(), "{line}: {}", text(&output.stderr));
-    text(&output.stdout)
-}
 
 /// The cluster of this test's process: names of network namespaces are the whole machine's.
 pub(crate) fn cluster() -> String {
@@ -79,25 +70,21 @@ pub(crate) enum BridgeNetfilter {
     Off,
 }
 
+const PARTS: &[&str] = &["h", "up", "p1", "p2", "p3"];
+
 /// The namespaces; removed when dropped.
 pub(crate) struct Site {
-    name: String,
+    namespaces: Namespaces,
     /// Addresses of pods that serve nobody any more.
     retired: Arc<Mutex<BTreeSet<&'static str>>>,
 }
 
 impl Site {
     pub(crate) fn new(netfilter: BridgeNetfilter) -> Self {
-        remove_leftovers();
         // What a failure needs to be understood; the runner shows it only then.
         let log = tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG);
         drop(log.with_target(false).with_test_writer().try_init());
-        let site = Self { name: format!("{PREFIX}-{}", std::process::id()), retired: Arc::default() };
-        for part in ["h", "up", "p1", "p2", "p3"] {
-            let ns = site.ns(part);
-            sh(&format!("ip netns add {ns}"));
-            sh(&format!("ip -n {ns} link set lo up"));
-        }
+        let site = Self { namespaces: Namespaces::new(PREFIX, PARTS, remove_portals), retired: Arc::default() };
         let (h, up, bridge) = (site.ns("h"), site.ns("up"), bridge_name(&cluster()));
         sh(&format!("ip -n {h} link add {bridge} type bridge"));
         sh(&format!("ip -n {h} addr add {GATEWAY}/24 dev {bridge}"));
@@ -161,7 +148,7 @@ impl Site {
     }
 
     pub(crate) fn ns(&self, part: &str) -> String {
-        format!("{}-{part}", self.name)
+        self.namespaces.ns(part)
     }
 
     /// Runs nft in a part.
@@ -185,20 +172,12 @@ impl Site {
 
     /// Runs `f` on a thread of its own in a part's namespace.
     pub(crate) fn within<T: Send + 'static>(&self, part: &str, f: impl FnOnce() -> T + Send + 'static) -> T {
-        let ns = std::fs::File::open(format!("/run/netns/{}", self.ns(part))).unwrap();
-        let thread = std::thread::spawn(move || {
-            move_into_link_name_space(ns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            f()
-        });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        self.namespaces.within(part, f)
     }
 
     /// Runs an async test body in the node's namespace, with its processes.
     pub(crate) fn on_node<F: Future<Output = ()>>(&self, body: impl FnOnce() -> F + Send + 'static) {
-        self.within("h", move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(600), body()).await.expect("too slow") });
-        });
+        self.namespaces.run_within("h", body);
     }
 
     /// A server that greets with its own and the client's address, then echoes.
@@ -279,31 +258,12 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        for part in ["h", "up", "p1", "p2", "p3"] {
-            let _ = Command::new("ip").args(["netns", "del", &self.ns(part)]).stderr(Stdio::null()).status();
-        }
         remove_portals(std::process::id());
     }
 }
 
 fn remove_portals(process: u32) {
-    let name = format!("coracle-{}", cluster_of(process));
-    let _ = Command::new("ip").args(["netns", "del", &name]).stderr(Stdio::null()).status();
-}
-
-/// Removes namespaces of test processes that were killed.
-fn remove_leftovers() {
-    for line in sh("ip netns list").lines() {
-        let name = line.split_whitespace().next().unwrap_or_default();
-        let mut parts = name.split('-');
-        if parts.next() == Some(PREFIX)
-            && let Some(pid) = parts.next()
-            && !std::path::Path::new("/proc").join(pid).exists()
-        {
-            let _ = Command::new("ip").args(["netns", "del", name]).stderr(Stdio::null()).status();
-            pid.parse().into_iter().for_each(remove_portals);
-        }
-    }
+    namespaces::remove(&format!("coracle-{}", cluster_of(process)));
 }
 
 /// An open connection to a server.
@@ -428,19 +388,4 @@ pub(crate) async fn start_proxy(master: SocketAddr, mode: ProxyMode) -> Proxy {
     proxy.ready().await;
     assert!(*proxy.synced().borrow(), "the proxy ended before its table was loaded");
     proxy
-}
-
-/// Runs blocking code away from the runtime, in the same namespace.
-pub(crate) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(f).await.unwrap()
-}
-
-/// Waits until `f` is true; how long that took.
-pub(crate) async fn eventually(what: &str, mut f: impl AsyncFnMut() -> bool) -> Duration {
-    let started = Instant::now();
-    while !f().await {
-        assert!(started.elapsed() < Duration::from_secs(10), "never: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    started.elapsed()
 }

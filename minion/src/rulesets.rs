@@ -1,5 +1,5 @@
-//! Notices that someone else changed our nftables table: the kernel announces every change of the
-//! ruleset to a netlink group.
+//! Notices that someone else changed an nftables table, the proxy's or one that the network's filter
+//! is in: the kernel announces every change of the ruleset to a netlink group.
 //!
 //! Costs nothing while nobody changes a ruleset.
 
