@@ -203,7 +203,9 @@ impl Minion {
             external: config.external_ips,
             mode: config.proxy_mode,
         };
-        let feeds = proxy::Feeds { services: portals, endpoints: backends };
+        let in_force = watch::Sender::new(0);
+        let acted_on = in_force.subscribe();
+        let feeds = proxy::Feeds { services: portals, endpoints: backends, in_force };
         parts.run("service proxy", proxy::run(proxy, feeds, proxy_synced, parts.token()));
         // Bound before the first pod is started, which is told of it.
         let dns = dns::Server::new(DnsConfig {
@@ -225,7 +227,7 @@ impl Minion {
         let serving = watch::Sender::new(Serving::default());
         pods_config.serving = serving.subscribe();
         let clock = pods_config.clock.clone();
-        parts.run("traffic", pods::traffic::follow(name.clone(), clock, traffic, serving, parts.token()));
+        parts.run("traffic", pods::traffic::follow(name.clone(), clock, traffic, acted_on, serving, parts.token()));
         let reporter = Arc::new(ApiReporter::new(client.clone(), &name));
         let inputs = pods::Inputs { pods, services };
         let (manager, managing) = Manager::start(pods_config, Arc::clone(&runtime), reporter, inputs, parts.token());

@@ -52,9 +52,9 @@ pub(crate) async fn run(context: &Context, args: DrainArgs) -> Outcome {
         let here: Vec<&Pod> = here.iter().filter(|p| !pod::is_terminal(p)).collect();
         let uids: BTreeSet<&str> = here.iter().map(|p| uid(p)).collect();
         let gone: Vec<String> = left.keys().filter(|uid| !uids.contains(uid.as_str())).cloned().collect();
-        for uid in gone {
+        for (more, uid) in (0..gone.len()).rev().zip(gone) {
             let name = left.remove(&uid).unwrap_or_default();
-            output::line(&format!("pod/{name} left {node}, {} to go", here.len()))?;
+            output::line(&format!("pod/{name} left {node}, {} to go", here.len() + more))?;
         }
         left.extend(here.iter().map(|p| (uid(p).to_owned(), shown(p, &context.namespace))));
         if here.is_empty() {

@@ -24,7 +24,7 @@ async fn a_pod_of_a_controller_is_marked_and_others_are_deleted_or_moved() {
     let owner = json!([{"apiVersion": "v1", "kind": "ReplicationController", "name": "web", "uid": rc["metadata"]["uid"],
         "controller": true}]);
     let patch = json!({"metadata": {"ownerReferences": owner}});
-    master.patch(&format!("{PODS}/owned"), "application/merge-patch+json", &patch).await.expect(200);
+    master.patch(&format!("{PODS}/owned"), "merge-patch", &patch).await.expect(200);
 
     let evict = async |name: &str, body: &Value| master.post(&format!("{PODS}/{name}/eviction"), body).await;
     let pods = master.client.namespaced::<Pod>("default");

@@ -4,8 +4,8 @@
 //! A deletion and the withdrawal of the pod from the endpoints reach the minions on different ways,
 //! and the first is the faster one: were containers stopped at once, every proxy that has not heard
 //! of the withdrawal would send clients to a pod that is gone. So a container gets its signal when
-//! this minion has heard of the withdrawal, and [`PROPAGATION`] later, within which the others hear
-//! of it too. Never after half of the grace period or [`HOLD_MAX`], whatever is heard.
+//! this minion's own proxy has acted on the withdrawal, and [`PROPAGATION`] later, within which the
+//! others have too. Never after half of the grace period or [`HOLD_MAX`], whatever is heard.
 //!
 //! Endpoints say of each address whose it is and where; addresses that a user wrote by hand do not.
 
@@ -24,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Clock, backoff::after};
 
-/// From the moment at which this minion hears that a pod takes no more traffic until all proxies have
-/// acted on it: the delivery of one event and one change of the kernel's table, on a loaded host.
+/// From the moment at which this minion's proxy sends nobody to a pod any more until no other one does:
+/// what the delivery of one event and one change of the kernel's table take longer on a loaded host.
 pub const PROPAGATION: Duration = Duration::from_secs(1);
 /// Longest that a pod serves on after its deletion. A withdrawal that is not heard of by then is held
 /// up elsewhere.
@@ -38,7 +38,7 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 pub enum Traffic {
     /// Clients are sent to it.
     Taken,
-    /// It was heard then that no more are.
+    /// Since then this node sends none.
     Ended(Timestamp),
 }
 
@@ -58,20 +58,25 @@ pub fn release_at(traffic: Option<Traffic>, since: Timestamp, grace: Duration) -
 pub struct Serving {
     /// UIDs by service.
     services: BTreeMap<(String, String), BTreeSet<String>>,
+    /// In no service any more since this change, which the proxy has not acted on.
+    withdrawn: BTreeMap<String, u64>,
     ended: BTreeMap<String, Timestamp>,
+    /// Changes taken in.
+    changes: u64,
 }
 
 impl Serving {
     /// A pod's part.
     pub fn of(&self, uid: &str) -> Option<Traffic> {
-        if self.services.values().any(|pods| pods.contains(uid)) {
+        if self.withdrawn.contains_key(uid) || self.services.values().any(|pods| pods.contains(uid)) {
             return Some(Traffic::Taken);
         }
         self.ended.get(uid).copied().map(Traffic::Ended)
     }
 
-    /// Takes in a change. Whether a pod's part changed.
-    fn apply(&mut self, change: Change<Endpoints>, node: &str, now: Timestamp) -> bool {
+    /// Takes in a change.
+    fn apply(&mut self, change: Change<Endpoints>, node: &str) {
+        self.changes += 1;
         let key = |e: &Endpoints| {
             (e.metadata.namespace.clone().unwrap_or_default(), e.metadata.name.clone().unwrap_or_default())
         };
@@ -80,17 +85,30 @@ impl Serving {
             Change::Applied(endpoints) => self.with(key(&endpoints), pods_of(&endpoints, node)),
             Change::Deleted(endpoints) => self.with(key(&endpoints), BTreeSet::new()),
             // The pods as last known.
-            Change::Interrupted(_) => return false,
+            Change::Interrupted(_) => return,
         };
         services.retain(|_, pods| !pods.is_empty());
         if services == self.services {
-            return false;
+            return;
         }
         let all = |services: &BTreeMap<_, BTreeSet<String>>| services.values().flatten().cloned().collect();
         let (before, served): (BTreeSet<String>, BTreeSet<String>) = (all(&self.services), all(&services));
-        self.ended.retain(|uid, at| !served.contains(uid) && after(*at, REMEMBERED) > now);
-        self.ended.extend(before.difference(&served).map(|uid| (uid.clone(), now)));
+        self.ended.retain(|uid, _| !served.contains(uid));
+        self.withdrawn.retain(|uid, _| !served.contains(uid));
+        self.withdrawn.extend(before.difference(&served).map(|uid| (uid.clone(), self.changes)));
         self.services = services;
+    }
+
+    /// The proxy has acted on so many changes. Whether a pod's part changed.
+    fn acted_on(&mut self, changes: u64, now: Timestamp) -> bool {
+        let done: Vec<String> =
+            self.withdrawn.iter().filter(|(_, at)| **at <= changes).map(|(uid, _)| uid.clone()).collect();
+        if done.is_empty() {
+            return false;
+        }
+        self.withdrawn.retain(|_, at| *at > changes);
+        self.ended.retain(|_, at| after(*at, REMEMBERED) > now);
+        self.ended.extend(done.into_iter().map(|uid| (uid, now)));
         true
     }
 
@@ -108,17 +126,33 @@ fn pods_of(endpoints: &Endpoints, node: &str) -> BTreeSet<String> {
     addresses.filter(|a| a.node_name.as_deref() == Some(node)).filter_map(uid).collect()
 }
 
-/// Follows the endpoints until cancelled, or until there is nothing more to follow.
+/// Follows the endpoints, and how many of their changes the proxy has acted on, which gets the same ones
+/// in the same order. Until cancelled, or until there is nothing more to follow.
 pub async fn follow(
     node: String,
     clock: Clock,
     mut changes: mpsc::Receiver<Change<Endpoints>>,
+    mut in_force: watch::Receiver<u64>,
     serving: watch::Sender<Serving>,
     shutdown: CancellationToken,
 ) {
-    // Cancel-safe: a change that is not taken stays in the queue.
-    while let Some(Some(change)) = shutdown.run_until_cancelled(changes.recv()).await {
-        serving.send_if_modified(|serving| serving.apply(change, &node, clock.now()));
+    loop {
+        // All cancel-safe: a change that is not taken stays where it is.
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            change = changes.recv() => {
+                let Some(change) = change else { return };
+                // Nobody waits for a pod to take traffic.
+                serving.send_if_modified(|serving| {
+                    serving.apply(change, &node);
+                    false
+                });
+            }
+            // A proxy that has ended ends the minion.
+            Ok(()) = in_force.changed() => {}
+        }
+        let acted_on = *in_force.borrow_and_update();
+        serving.send_if_modified(|serving| serving.acted_on(acted_on, clock.now()));
     }
 }
 
@@ -145,23 +179,28 @@ mod tests {
     #[test]
     fn a_pod_takes_traffic_while_any_service_lists_it_as_ready_here() {
         let mut serving = Serving::default();
-        let apply = |serving: &mut Serving, change, s| serving.apply(change, "h1", at(s));
         let both = vec![endpoints("a", &[("p", "h1"), ("far", "h2")]), endpoints("b", &[("p", "h1")])];
-        assert!(apply(&mut serving, Change::Replaced(both), 0));
+        serving.apply(Change::Replaced(both), "h1");
         assert_eq!(serving.of("p"), Some(Traffic::Taken));
         assert_eq!((serving.of("far"), serving.of("unready"), serving.of("never")), (None, None, None));
-        assert!(apply(&mut serving, Change::Applied(endpoints("a", &[])), 1));
+        serving.apply(Change::Applied(endpoints("a", &[])), "h1");
+        assert!(!serving.acted_on(2, at(2)));
         assert_eq!(serving.of("p"), Some(Traffic::Taken));
-        assert!(!apply(&mut serving, Change::Applied(endpoints("a", &[("far", "h2")])), 2));
-        assert!(apply(&mut serving, Change::Deleted(endpoints("b", &[])), 3));
-        assert_eq!(serving.of("p"), Some(Traffic::Ended(at(3))));
-        assert!(apply(&mut serving, Change::Replaced(vec![endpoints("a", &[("p", "h1")])]), 4));
+        serving.apply(Change::Deleted(endpoints("b", &[])), "h1");
+        assert!(!serving.acted_on(2, at(3)), "the proxy has not acted on that");
         assert_eq!(serving.of("p"), Some(Traffic::Taken));
-        assert!(apply(&mut serving, Change::Replaced(vec![]), 5));
-        assert_eq!(serving.of("p"), Some(Traffic::Ended(at(5))));
-        // What was long ago is forgotten with the next change.
-        assert!(apply(&mut serving, Change::Applied(endpoints("a", &[("q", "h1")])), 100));
-        assert_eq!(serving.of("p"), None);
+        assert!(serving.acted_on(3, at(4)));
+        assert_eq!(serving.of("p"), Some(Traffic::Ended(at(4))));
+        serving.apply(Change::Replaced(vec![endpoints("a", &[("p", "h1")])]), "h1");
+        assert_eq!(serving.of("p"), Some(Traffic::Taken));
+        serving.apply(Change::Replaced(vec![]), "h1");
+        assert!(serving.acted_on(5, at(6)) && !serving.acted_on(5, at(7)));
+        assert_eq!(serving.of("p"), Some(Traffic::Ended(at(6))));
+        // What was long ago is forgotten with the next one.
+        serving.apply(Change::Applied(endpoints("a", &[("q", "h1")])), "h1");
+        serving.apply(Change::Applied(endpoints("a", &[])), "h1");
+        assert!(serving.acted_on(9, at(100)));
+        assert_eq!((serving.of("p"), serving.of("q")), (None, Some(Traffic::Ended(at(100)))));
     }
 
     #[test]
