@@ -28,6 +28,8 @@ pub enum Subresource {
     Log,
     /// `exec`: a command inside a container.
     Exec,
+    /// `eviction`: removes a pod from its node without an outage, as far as that is possible.
+    Eviction,
 }
 
 impl Subresource {
@@ -39,6 +41,7 @@ impl Subresource {
             Subresource::Binding => "binding",
             Subresource::Log => "log",
             Subresource::Exec => "exec",
+            Subresource::Eviction => "eviction",
         }
     }
 }

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use coracle_minion::{network::PodRoutes, proxy::ProxyMode};
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::{kubecfg::flags::parse_go_duration, session::DEFAULT_MASTER};
+use crate::{failure::Outcome, kubecfg::flags::parse_go_duration, session::DEFAULT_MASTER, target::node_name};
 
 const AFTER_HELP: &str = "\
 The command line of kubecfg 0.5.4 works too, as typed in 2014:
@@ -14,6 +14,7 @@ The command line of kubecfg 0.5.4 works too, as typed in 2014:
   coracle -c pod.json create pods
   coracle get pods/jenkins          coracle delete pods/jenkins
   coracle resize jenkins-slave 2    coracle stop|rm jenkins-slave
+  coracle -image IMAGE -u 10s rollingupdate jenkins-slave
 Through a link named kubecfg this binary speaks only that.";
 
 /// Containers on many hosts: the Kubernetes model in one small binary.
@@ -63,6 +64,15 @@ pub(crate) enum Command {
     Delete(DeleteArgs),
     /// Set the number of replicas
     Scale(ScaleArgs),
+    /// Replace the pods of a replication controller one by one, without an outage
+    #[command(name = "rollingupdate", visible_alias = "rolling-update")]
+    RollingUpdate(RollingUpdateArgs),
+    /// Let a node get no new pods
+    Cordon(NodesArgs),
+    /// Let a node get pods again
+    Uncordon(NodesArgs),
+    /// Move the pods of a node elsewhere, without an outage of what has a controller
+    Drain(DrainArgs),
     /// Show where pods would go, and why; nothing is created
     Schedule(ScheduleArgs),
     /// List events, the newest last
@@ -370,6 +380,72 @@ pub(crate) struct ScaleArgs {
     pub(crate) replicas: u32,
 }
 
+/// `rollingupdate`
+#[derive(Debug, Args)]
+pub(crate) struct RollingUpdateArgs {
+    /// The replication controller, NAME or rc/NAME
+    #[arg(value_name = "NAME")]
+    pub(crate) controller: String,
+    /// New image of the first container. Without it pods become what the controller's template says, or
+    /// new ones where they are that already. The same command again goes on with an update that was
+    /// interrupted
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) image: Option<String>,
+    /// Go back to the template before the last update
+    #[arg(long, conflicts_with = "image")]
+    pub(crate) rollback: bool,
+    /// How long a new pod must be ready before the next old one goes
+    #[arg(long, value_name = "AGE", value_parser = duration, default_value = "2s")]
+    pub(crate) min_ready: Duration,
+    /// Give up when nothing changes for so long
+    #[arg(long, value_name = "AGE", value_parser = duration, default_value = "5m")]
+    pub(crate) timeout: Duration,
+    /// Pause between two pods
+    #[arg(long, short = 'u', value_name = "AGE", value_parser = duration, default_value = "0")]
+    pub(crate) pause: Duration,
+}
+
+/// `cordon` and `uncordon`
+#[derive(Debug, Args)]
+pub(crate) struct NodesArgs {
+    /// The nodes, NAME or node/NAME
+    #[arg(required = true, value_name = "NODE")]
+    nodes: Vec<String>,
+}
+
+impl NodesArgs {
+    /// Their names.
+    pub(crate) fn names(&self) -> Outcome<Vec<&str>> {
+        self.nodes.iter().map(|word| node_name(word)).collect()
+    }
+}
+
+/// What becomes of pods without a controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Bare {
+    /// They stop, and start anew elsewhere with empty volumes
+    Move,
+    /// They go for good
+    Delete,
+}
+
+/// `drain`
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// The node, NAME or node/NAME
+    pub(crate) node: String,
+    /// What becomes of pods that no controller replaces; without it, a node with such pods is not
+    /// drained
+    #[arg(long, value_name = "WAY", value_enum)]
+    pub(crate) bare: Option<Bare>,
+    /// Seconds containers get to stop, instead of their pod's own
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) grace_period: Option<u32>,
+    /// How long to wait for the last pod
+    #[arg(long, value_name = "AGE", value_parser = duration, default_value = "5m")]
+    pub(crate) timeout: Duration,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ScheduleArgs {
     /// Tell what would happen; nothing else is done yet, so it must be there
@@ -465,6 +541,12 @@ mod tests {
             "coracle delete pods -l a=b",
             "coracle delete rc/a --cascade orphan",
             "coracle scale rc/a --replicas=3",
+            "coracle rollingupdate a",
+            "coracle rollingupdate rc/a --image b:1 --min-ready 0 --timeout 1m -u 5s",
+            "coracle rolling-update a --rollback",
+            "coracle cordon a node/b",
+            "coracle uncordon a",
+            "coracle drain a --bare move --timeout 30s --grace-period 5",
             "coracle schedule --explain -f a -f - -o json",
             "coracle events --for pod/a -w",
             "coracle run a --image=b --replicas 2 -- x -y",
@@ -476,6 +558,9 @@ mod tests {
             "coracle",
             "coracle get",
             "coracle scale rc/a",
+            "coracle rollingupdate a --image b --rollback",
+            "coracle drain a --bare leave",
+            "coracle cordon",
             "coracle delete",
             "coracle logs a --since soon",
             "coracle restore",

@@ -7,7 +7,8 @@
 //!    the modern grammar knows there (`--help`, `--version`, `-V`, `-n NS`) do not; `-h` is
 //!    kubecfg's host when a host and a verb follow, and a cry for help when nothing does;
 //!    `-s` with a number is kubecfg's service port.
-//! 4. The verbs `list print resize stop rm rollingupdate ns update` exist in kubecfg only.
+//! 4. The verbs `list print resize stop rm ns update` exist in kubecfg only. `rollingupdate` exists in
+//!    both; without a kubecfg flag before it it is modern.
 //! 5. `create RES`, `get RES/NAME`, `delete RES/NAME` with a kubecfg resource, and
 //!    `run IMAGE REPLICAS NAME`, are kubecfg's when nothing but these words follows the verb.
 //! 6. Everything else is modern.
@@ -21,7 +22,7 @@ pub(crate) enum Grammar {
     Modern,
 }
 
-const KUBECFG_VERBS: [&str; 8] = ["list", "print", "resize", "stop", "rm", "rollingupdate", "ns", "update"];
+const KUBECFG_VERBS: [&str; 7] = ["list", "print", "resize", "stop", "rm", "ns", "update"];
 const MODERN_LEADING: [&str; 6] = ["--help", "--version", "-V", "-n", "--namespace", "--"];
 
 /// Decides by the name the binary was called by and its arguments. See the module's rule.
@@ -112,6 +113,7 @@ mod tests {
             "coracle stop jenkins-slave",
             "coracle rm jenkins-slave",
             "coracle -u 10s rollingupdate jenkins-slave",
+            "coracle -image i:2 rollingupdate jenkins-slave",
             "coracle -p 8080:80 -s 80 run nginx 2 web",
             "coracle -s 80 run nginx 2 web",
             "coracle run nginx 2 web",
@@ -150,6 +152,8 @@ mod tests {
             "coracle create -f x.yaml",
             "coracle create namespaces",
             "coracle run web --image=nginx",
+            "coracle rollingupdate web",
+            "coracle rollingupdate web --rollback",
             "coracle run nginx two web",
             "coracle apply -f x",
         ] {

@@ -65,6 +65,15 @@ pub(crate) fn pod_name(word: &str) -> Outcome<&str> {
     }
 }
 
+/// A node given as `NAME`, `node/NAME` or `minion/NAME`.
+pub(crate) fn node_name(word: &str) -> Outcome<&str> {
+    match word.split_once('/') {
+        None => Ok(word),
+        Some((kind, name)) if kind_named(kind)?.kind == "Node" && !name.is_empty() => Ok(name),
+        Some(_) => Err(Failure::Usage(format!("'{word}' is not a node; write node/NAME"))),
+    }
+}
+
 /// `pod/jenkins`
 pub(crate) fn display(kind: &Kind, name: &str) -> String {
     format!("{}/{name}", kind.singular)
@@ -108,5 +117,7 @@ mod tests {
         assert!(parse_objects(&["pods".into()]).is_err());
         assert_eq!(pod_name("pods/a").unwrap(), "a");
         assert!(pod_name("rc/a").is_err());
+        assert_eq!((node_name("h1").unwrap(), node_name("minions/h1").unwrap()), ("h1", "h1"));
+        assert!(node_name("pod/a").is_err());
     }
 }

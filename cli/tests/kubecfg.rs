@@ -194,20 +194,86 @@ fn the_namespace_is_remembered() {
     assert!(fatal(&fake.run(&["ns", "No.Label"])).contains("DNS label"));
 }
 
+/// A controller `r` and its pods, which are replaced at once when that is ordered.
+struct Controller {
+    rc: Value,
+    pods: Vec<Value>,
+}
+
+impl Controller {
+    fn new(replicas: usize) -> Self {
+        let template =
+            json!({"metadata": {"labels": {"name": "r"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+        let rc = json!({"kind": "ReplicationController", "apiVersion": "v1", "metadata": {"name": "r", "uid": "u",
+            "resourceVersion": "7"}, "spec": {"replicas": replicas, "selector": {"name": "r"}, "template": template}});
+        let mut controller = Self { rc, pods: Vec::new() };
+        (0..replicas).for_each(|i| controller.make(&format!("a{i}")));
+        controller
+    }
+
+    fn make(&mut self, name: &str) {
+        let template = serde_json::from_value(self.rc["spec"]["template"].clone()).unwrap();
+        let hash = coracle_api::objects::replacement::template_hash(&template);
+        let owner =
+            json!({"apiVersion": "v1", "kind": "ReplicationController", "name": "r", "uid": "u", "controller": true});
+        self.pods.push(json!({
+            "metadata": {"name": name, "uid": name, "ownerReferences": [owner], "annotations": {"io.coracle/template-hash": hash}},
+            "spec": {"nodeName": "h1", "containers": []},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+        }));
+    }
+
+    fn answer(&mut self, request: &fake::Request) -> fake::Answer {
+        let rc = "/api/v1/namespaces/default/replicationcontrollers/r";
+        match (request.method.as_str(), request.path.as_str()) {
+            ("GET", path) if path == rc => ok(self.rc.clone()),
+            ("PUT", path) if path == rc => {
+                self.rc = request.body.clone();
+                ok(self.rc.clone())
+            }
+            ("GET", path) if path.contains("watch=true") => {
+                fake::Answer { status: 200, headers: "", body: String::new() }
+            }
+            ("GET", path) if path.starts_with("/api/v1/namespaces/default/pods?labelSelector=name%3Dr") => {
+                ok(json!({"kind": "PodList", "metadata": {"resourceVersion": "9"}, "items": self.pods}))
+            }
+            ("POST", path) => {
+                let name = path.strip_suffix("/eviction").and_then(|p| p.rsplit('/').next()).unwrap().to_owned();
+                self.pods.retain(|p| p["metadata"]["name"] != name.as_str());
+                self.make(&format!("b-{name}"));
+                answer(201, json!({"kind": "Status", "status": "Success"}))
+            }
+            _ => failure(404, "NotFound", "replicationController \"r\" not found"),
+        }
+    }
+}
+
 #[test]
 fn a_rolling_update_replaces_pod_by_pod_and_prints_nothing() {
-    let pod = |id: &str| json!({"id": id, "currentState": {"status": "Running"}});
-    let fake = Fake::start(move |number, request| match (request.method.as_str(), number) {
-        ("GET", 0) => ok(stored_rc(2)),
-        ("PUT", _) => ok(request.body.clone()),
-        ("GET", 2) => ok(json!({"kind": "PodList", "items": [pod("a"), pod("b")]})),
-        ("DELETE", _) => ok(json!({"kind": "Status", "status": "Success"})),
-        ("GET", 4) => ok(json!({"kind": "PodList", "items": [pod("b")]})),
-        ("GET", 5) => ok(json!({"kind": "PodList", "items": [pod("b"), pod("a2")]})),
-        _ => ok(json!({"kind": "PodList", "items": [pod("a2"), pod("b2")]})),
-    });
-    assert_eq!(fake.run(&["-image", "i:2", "rollingupdate", "r"]).good(), "");
-    let asked = fake.asked();
-    assert_eq!(asked[3], "DELETE /api/v1beta1/pods/a?namespace=default");
-    assert_eq!(asked[6], "DELETE /api/v1beta1/pods/b?namespace=default");
+    let controller = std::sync::Mutex::new(Controller::new(2));
+    let fake = Fake::start(move |_, request| controller.lock().unwrap().answer(request));
+    let ran = fake.run(&["-image", "i:2", "rollingupdate", "r"]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, ""), "{ran:?}");
+    let steps: Vec<_> = ran.err.lines().map(|line| line.split(',').next().unwrap()).collect();
+    assert_eq!(
+        steps,
+        [
+            "rc/r: image i:1 -> i:2",
+            "1/2 a0 is replaced by b-a0 on h1",
+            "2/2 a1 is replaced by b-a1 on h1",
+            "rc/r: 2 of 2 up to date"
+        ]
+    );
+    let evicted: Vec<_> = fake.asked().into_iter().filter(|line| line.starts_with("POST")).collect();
+    assert_eq!(evicted, ["a0", "a1"].map(|pod| format!("POST /api/v1/namespaces/default/pods/{pod}/eviction")));
+    // Once more it is done already; back is the same the other way round, once.
+    let ran = fake.run(&["-image", "i:2", "rollingupdate", "r"]);
+    assert!(ran.err.contains("as asked before") && ran.code == 0, "{ran:?}");
+    for replaced in [true, false] {
+        let ran = fake.run(&["rollingupdate", "r", "--rollback"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert_eq!(ran.out.lines().any(|line| line.starts_with("2/2 ")), replaced, "{ran:?}");
+    }
+    let refused = fake.run(&["-image", "i:2", "rollingupdate", "nope"]);
+    assert!(fatal(&refused).contains("not found"), "{refused:?}");
 }

@@ -41,7 +41,7 @@ use crate::{
         server::NodeServer,
         tunnel,
     },
-    pods::{self, ApiReporter, Manager, PodDns, PodQuery},
+    pods::{self, ApiReporter, Manager, PodDns, PodQuery, traffic::Serving},
     proxy::{self, ProxyConfig, ProxyMode},
     record::{DirLock, Record},
     runtime::{
@@ -190,6 +190,7 @@ impl Minion {
         let (name_changes, names) = mpsc::channel(feed::QUEUE);
         let (backend_changes, backends) = mpsc::channel(feed::QUEUE);
         let (endpoints_changes, endpoints) = mpsc::channel(feed::QUEUE);
+        let (traffic_changes, traffic) = mpsc::channel(feed::QUEUE);
         let (pods_listed, proxy_synced) = (watch::Sender::new(false), watch::Sender::new(false));
         let mut synced = vec![pods_listed.subscribe(), proxy_synced.subscribe()];
 
@@ -202,7 +203,9 @@ impl Minion {
             external: config.external_ips,
             mode: config.proxy_mode,
         };
-        let feeds = proxy::Feeds { services: portals, endpoints: backends };
+        let in_force = watch::Sender::new(0);
+        let acted_on = in_force.subscribe();
+        let feeds = proxy::Feeds { services: portals, endpoints: backends, in_force };
         parts.run("service proxy", proxy::run(proxy, feeds, proxy_synced, parts.token()));
         // Bound before the first pod is started, which is told of it.
         let dns = dns::Server::new(DnsConfig {
@@ -221,6 +224,10 @@ impl Minion {
         let mut pods_config = pods::Config::new(&name, address, &cluster.cluster_id, config.root_dir);
         pods_config.own_listeners = config.own_listeners;
         pods_config.dns = Some(pod_dns);
+        let serving = watch::Sender::new(Serving::default());
+        pods_config.serving = serving.subscribe();
+        let clock = pods_config.clock.clone();
+        parts.run("traffic", pods::traffic::follow(name.clone(), clock, traffic, acted_on, serving, parts.token()));
         let reporter = Arc::new(ApiReporter::new(client.clone(), &name));
         let inputs = pods::Inputs { pods, services };
         let (manager, managing) = Manager::start(pods_config, Arc::clone(&runtime), reporter, inputs, parts.token());
@@ -236,7 +243,8 @@ impl Minion {
         let reflector = Reflector::new(client.all::<Node>(), all.clone());
         parts.run("node watch", feed::run(reflector, vec![node_changes], parts.token()));
         let reflector = Reflector::new(client.all::<Endpoints>(), all);
-        parts.run("endpoints watch", feed::run(reflector, vec![backend_changes, endpoints_changes], parts.token()));
+        let followers = vec![backend_changes, endpoints_changes, traffic_changes];
+        parts.run("endpoints watch", feed::run(reflector, followers, parts.token()));
 
         let beating = heartbeat::run(
             client.clone(),

@@ -7,6 +7,7 @@ pub mod docker;
 pub mod history;
 pub mod http;
 pub mod lab;
+pub mod load;
 pub mod master;
 pub mod measure;
 pub mod random;

@@ -34,7 +34,13 @@ pub const DEFAULT_SCHEDULER: &str = "default-scheduler";
 /// The row of this kind.
 pub static KIND: Kind = Kind {
     short_names: &["po"],
-    subresources: &[Subresource::Status, Subresource::Binding, Subresource::Log, Subresource::Exec],
+    subresources: &[
+        Subresource::Status,
+        Subresource::Binding,
+        Subresource::Log,
+        Subresource::Exec,
+        Subresource::Eviction,
+    ],
     watch_index: Some("spec.nodeName"),
     fields: &[
         "spec.nodeName",

@@ -86,11 +86,7 @@ impl TypedObject for ReplicationController {
     fn warnings(&self) -> Vec<String> {
         let Some(spec) = &self.spec else { return Vec::new() };
         let pod = spec.template.as_ref().and_then(|t| t.spec.as_ref());
-        let mut all = pod.map(|pod| pod::spec_warnings("spec.template.spec", pod)).unwrap_or_default();
-        if spec.min_ready_seconds.unwrap_or(0) > 0 {
-            all.push("spec.minReadySeconds is stored but not enforced: a ready pod counts at once".into());
-        }
-        all
+        pod.map(|pod| pod::spec_warnings("spec.template.spec", pod)).unwrap_or_default()
     }
 }
 

@@ -5,13 +5,16 @@ mod api_resources;
 mod apply;
 mod backup;
 mod completions;
+mod cordon;
 mod create;
 mod delete;
 mod describe;
+mod drain;
 mod events;
 mod exec;
 mod get;
 mod logs;
+mod rolling_update;
 mod run;
 mod scale;
 mod schedule;
@@ -60,6 +63,10 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Create(args) => create::run(&context, args).await,
         Command::Delete(args) => delete::run(&context, args).await,
         Command::Scale(args) => scale::run(&context, args).await,
+        Command::RollingUpdate(args) => rolling_update::run(&context, args).await,
+        Command::Cordon(args) => cordon::cordon(&context, args).await,
+        Command::Uncordon(args) => cordon::uncordon(&context, args).await,
+        Command::Drain(args) => drain::run(&context, args).await,
         Command::Schedule(args) => schedule::run(&context, args).await,
         Command::Events(args) => events::run(&context, args).await,
         Command::Run(args) => run::run(&context, args).await,

@@ -143,10 +143,11 @@ fn lines_of(object: &Value, pointer: &str) -> Vec<String> {
     map.map(|(k, v)| format!("{k}={}", v.as_str().map_or_else(|| v.to_string(), str::to_owned))).collect()
 }
 
-/// Annotations, without the copy of the manifest that `apply` keeps.
+/// Annotations, without the copies of manifests that `apply` and `rollingupdate` keep.
 fn annotations(object: &Value) -> Vec<String> {
+    const COPIES: [&str; 2] = ["kubectl.kubernetes.io/last-applied-configuration=", "io.coracle/rolling-update="];
     let mut lines = lines_of(object, "/metadata/annotations");
-    lines.retain(|l| !l.starts_with("kubectl.kubernetes.io/last-applied-configuration="));
+    lines.retain(|l| !COPIES.iter().any(|copy| l.starts_with(copy)));
     lines
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn diagnose_node(node: &Node) -> Option<Diagnosis> {
     cordoned.then(|| {
         Diagnosis::new(
             format!("minion {name} is cordoned: it runs its pods but gets no new ones"),
-            format!("set spec.unschedulable of node {name} to false when it may get pods again"),
+            format!("when it may get pods again: coracle uncordon {name}"),
         )
     })
 }

@@ -257,7 +257,7 @@ fn placement_remedy(why: &str) -> &'static str {
         ("without the labels", "give a node the labels of the pod's nodeSelector, or correct the nodeSelector"),
         ("node affinity", "give a node what the pod's node affinity requires, or correct the affinity"),
         ("taint", "give the pod a toleration of the taint, or take the taint off a node"),
-        ("cordoned", "uncordon a minion: set spec.unschedulable of the node to false"),
+        ("cordoned", "uncordon a minion: coracle uncordon NODE"),
         ("not ready", "bring a minion back: see coracle get nodes, and start `coracle minion` there"),
     ] {
         if why.contains(mark) {

@@ -116,7 +116,7 @@ fn pods_are_diagnosed_by_the_most_fundamental_fault() {
             pod("", json!({"phase": "Pending"})),
             vec![event("Pod", "p", "FailedScheduling", "1 cordoned")],
             &up,
-            &["cordoned", "unschedulable"],
+            &["cordoned", "coracle uncordon"],
         ),
         ("just created", pod("", json!({"phase": "Pending"})), vec![], &up, &[]),
         ("node silent", pod("n", ready.clone()), vec![], &silent, &["does not answer", "start the host n"]),

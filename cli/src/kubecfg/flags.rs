@@ -50,6 +50,7 @@ static TABLE: &[Flag] = &[
     flag("open_browser", Form::Bool, "true", "accepted; -www is not supported"),
     flag("p", Form::Text, "", "run: ports as host:container or container, separated by commas"),
     flag("proxy", Form::Bool, "false", "not supported"),
+    flag("rollback", Form::Bool, "false", "rollingupdate: go back to the template before the last update"),
     flag("s", Form::Int, "-1", "run: also create a service on this port"),
     flag("server_version", Form::Bool, "false", "print the master's version"),
     flag("stderrthreshold", Form::Text, "0", "accepted and ignored"),

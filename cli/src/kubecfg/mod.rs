@@ -112,6 +112,7 @@ async fn execute(flags: &Flags, environment: Environment) -> Result<Option<Strin
         labels: flags.text("l").to_owned(),
         fields: flags.text("fields").to_owned(),
         image: flags.text("image").to_owned(),
+        rollback: flags.is_set("rollback"),
         ports: flags.text("p").to_owned(),
         service_port: Some(flags.int("s")).filter(|p| *p > 0),
         pause: flags.given_duration("u"),

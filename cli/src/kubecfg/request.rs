@@ -36,6 +36,15 @@ impl Master {
         Self { session, namespace, verbose }
     }
 
+    /// The connection, for what speaks `v1`.
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Lists with selectors; both may be empty.
     pub(crate) async fn list(&self, resource: Resource, labels: &str, fields: &str) -> Result<Reply, ClientError> {
         let extra = [("labels", labels), ("fields", fields)];

@@ -6,25 +6,23 @@ use std::time::Duration;
 
 use coracle_api::client::ClientError;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use super::{
     body::{self, NamespaceFile, is_dns_label},
     internal,
     print::Printer,
     request::{Master, Reply},
-    resource::{Resource, list, text},
-    table::pod_phase,
+    resource::Resource,
     usage,
 };
-use crate::failure::client_sentence;
+use crate::{
+    failure::client_sentence,
+    output,
+    rolling::{self, Change, Order},
+};
 
 /// What a verb prints, or the text of its fatal line.
 pub(crate) type Verdict = Result<String, String>;
-
-/// How long rollingupdate waits for one replacement to run, as the final wait of 0.5.4.
-const REPLACEMENT_TIMEOUT: Duration = Duration::from_secs(300);
-const REPLACEMENT_POLL: Duration = Duration::from_millis(500);
 
 /// What the verbs need besides their words.
 pub(crate) struct Context {
@@ -38,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) fields: String,
     /// `-image`
     pub(crate) image: String,
+    /// `-rollback`
+    pub(crate) rollback: bool,
     /// `-p`
     pub(crate) ports: String,
     /// `-s`, if a port
@@ -149,75 +149,27 @@ impl Context {
         Ok(out)
     }
 
-    /// `rollingupdate`: replaces the controller's pods one by one; goes on only when the
-    /// replacement runs.
+    /// `rollingupdate`: silent on stdout, as in 0.5.4; its steps go to stderr.
     pub(crate) async fn rolling_update(&self, id: &str) -> Verdict {
-        let controllers = Resource::ReplicationControllers;
-        let rc = if self.image.is_empty() {
-            self.master.get(controllers, id).await
-        } else {
-            const IMAGE: &str = "/desiredState/podTemplate/desiredState/manifest/containers/0/image";
-            self.master
-                .edit(controllers, id, |rc| {
-                    if let Some(image) = rc.pointer_mut(IMAGE) {
-                        *image = self.image.as_str().into();
-                    }
-                })
-                .await
+        let change = match (self.rollback, self.image.as_str()) {
+            (true, _) => Change::Rollback,
+            (false, "") => Change::Renew,
+            (false, image) => Change::Image(image.to_owned()),
         };
-        let rc = rc.map_err(plain_error)?.object;
-        let selector = selector_text(&rc["desiredState"]["replicaSelector"]);
-        let old = self.master.list(Resource::Pods, &selector, "").await.map_err(plain_error)?.object;
-        let old: Vec<String> = list(&old, "/items").iter().map(|p| text(p, "/id").to_owned()).collect();
-        let desired = usize::try_from(rc["desiredState"]["replicas"].as_i64().unwrap_or_default()).unwrap_or_default();
-        for (index, pod) in old.iter().enumerate() {
-            match self.master.delete(Resource::Pods, pod).await {
-                Err(e) if !e.is_not_found() => return Err(plain_error(e)),
-                _ => {}
-            }
-            self.wait_for_replacement(id, &selector, &old[..=index], desired).await?;
-            if let Some(pause) = self.pause.filter(|_| index + 1 < old.len()) {
-                tokio::time::sleep(pause).await;
-            }
-        }
-        Ok(String::new())
+        let order = Order {
+            name: id.to_owned(),
+            change,
+            min_ready: rolling::MIN_READY,
+            timeout: rolling::TIMEOUT,
+            pause: self.pause.unwrap_or_default(),
+        };
+        let tell = |step: &str| {
+            output::note(step);
+            Ok(())
+        };
+        let updated = rolling::run(self.master.session(), self.master.namespace(), &order, tell).await;
+        updated.map(|()| String::new()).map_err(|failure| format!("Error: {failure}"))
     }
-
-    async fn wait_for_replacement(
-        &self,
-        id: &str,
-        selector: &str,
-        deleted: &[String],
-        desired: usize,
-    ) -> Result<(), String> {
-        let deadline = Instant::now() + REPLACEMENT_TIMEOUT;
-        loop {
-            let pods = self.master.list(Resource::Pods, selector, "").await.map_err(plain_error)?.object;
-            let running = running_replacements(&pods, deleted);
-            if running >= desired {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                return Err(format!(
-                    "Error: {running} of {desired} pods of {id} run {} s after its pod {} was deleted; \
-                     see: coracle describe rc {id}",
-                    REPLACEMENT_TIMEOUT.as_secs(),
-                    deleted.last().map_or("", String::as_str),
-                ));
-            }
-            tokio::time::sleep(REPLACEMENT_POLL).await;
-        }
-    }
-}
-
-fn running_replacements(pods: &Value, deleted: &[String]) -> usize {
-    let fresh = |p: &&Value| !deleted.iter().any(|d| d == text(p, "/id"));
-    list(pods, "/items").iter().filter(fresh).filter(|p| pod_phase(p) == "Running").count()
-}
-
-fn selector_text(selector: &Value) -> String {
-    let pairs = selector.as_object().into_iter().flatten();
-    pairs.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",")
 }
 
 /// The controller that `run` creates.
@@ -302,14 +254,5 @@ mod tests {
         for bad in ["x", "1:2:3", "0", "80:70000"] {
             assert!(parse_ports(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn only_running_pods_that_were_not_deleted_replace() {
-        let pods = json!({"items": [
-            {"id": "a", "currentState": {"status": "Running"}},
-            {"id": "b", "currentState": {"status": "Running"}},
-            {"id": "c", "currentState": {"status": "Waiting"}}]});
-        assert_eq!(running_replacements(&pods, &["a".into()]), 1);
     }
 }

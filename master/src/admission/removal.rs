@@ -61,7 +61,7 @@ pub(crate) struct Removal {
 
 impl Removal {
     /// 409 when the object is not the one meant.
-    fn check(&self, kind: &Kind, meta: &ObjectMeta) -> Result<(), ApiError> {
+    pub(crate) fn check(&self, kind: &Kind, meta: &ObjectMeta) -> Result<(), ApiError> {
         let name = meta.name.as_deref().unwrap_or_default();
         let found_uid = meta.uid.as_deref().unwrap_or_default();
         let found_version = meta.resource_version.as_deref().unwrap_or_default();

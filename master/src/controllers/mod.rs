@@ -40,8 +40,7 @@ pub(crate) fn start(loops: &Loops, tasks: &TaskTracker, stop: &CancellationToken
     let events = Recorder::start(loops.registry.clone(), tasks, stop.clone());
     let registry = || loops.registry.clone();
     spawn("scheduler", Scheduler::new(registry(), events.component("scheduler")).run(stop.clone()).boxed());
-    let replication =
-        replication::ReplicationManager { registry: registry(), events: events.component("replication-controller") };
+    let replication = replication::ReplicationManager::new(registry(), events.component("replication-controller"));
     spawn("replication", drive(replication, registry(), stop.clone()).boxed());
     let endpoints = endpoints::EndpointsController { registry: registry() };
     spawn("endpoints", drive(endpoints, registry(), stop.clone()).boxed());

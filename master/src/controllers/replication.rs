@@ -3,102 +3,83 @@
 //! Ownership: a pod belongs to the controller that its `controller` owner reference names. Pods
 //! that match and belong to nobody are adopted, owned pods that no longer match are released, so
 //! that controllers with overlapping selectors never fight over a pod.
+//!
+//! A change of the template changes no pod. Each says of which template it was made, and may be
+//! ordered to be replaced ([`coracle_api::objects::replacement`]); then another is made first.
 
-use std::{sync::Arc, time::Duration};
+mod plan;
 
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use compact_str::CompactString;
 use coracle_api::{
     ApiError, Kind, Object, TypedObject,
     core::{Pod, ReplicationController, ReplicationControllerStatus},
     error::Reason,
     meta::{ObjectMeta, OwnerReference},
+    objects::replacement::{TEMPLATE_HASH, template_hash},
 };
 use futures_util::future::join_all;
 use jiff::Timestamp;
+use tokio::time::Instant;
 
+use self::plan::{Desired, Owner, Plan, Replica, plan_replicas};
 use super::Controller;
 use crate::{
     admission::namespace_is_ending,
     deletion::delete_pod,
     events::Recorder,
-    registry::{Entry, Key, PodPhase, Registry, WatchItem},
+    registry::{Entry, Key, PodFacts, Registry, WatchItem},
 };
 
-/// Pods created or deleted in one round; the status write wakes the next one.
-const BURST: usize = 500;
 /// On a controller made through `v1beta1`, whose pods were named by a bare UUID in 2014.
 const UUID_NAMES: &str = "io.coracle.v1beta1/uuid-names";
 
 /// Keeps the replicas of every replication controller.
 #[derive(Debug)]
 pub(crate) struct ReplicationManager {
-    pub(crate) registry: Registry,
-    pub(crate) events: Recorder,
+    registry: Registry,
+    events: Recorder,
+    ready_since: ReadySince,
 }
 
-/// A pod as the plan sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Replica {
-    pub(crate) key: Key,
-    /// Matches the selector.
-    pub(crate) matches: bool,
-    pub(crate) owner: Owner,
-    /// Neither over nor on its way out.
-    pub(crate) active: bool,
-    pub(crate) terminating: bool,
-    pub(crate) bound: bool,
-    pub(crate) phase: PodPhase,
-    pub(crate) ready: bool,
-    pub(crate) created_at: Option<Timestamp>,
+/// Since when the pods of a controller have been ready, by this master's own clock, as far as it
+/// matters: of controllers that wait for it. May be lost; then they wait once more.
+#[derive(Debug, Default)]
+struct ReadySince {
+    controllers: Mutex<BTreeMap<Key, HashMap<CompactString, Seen>>>,
 }
 
-/// Whose pod it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Owner {
-    Us,
-    Nobody,
-    Other,
-}
+/// When a pod was first seen ready, and which time of getting ready that was.
+type Seen = (Option<Timestamp>, Instant);
 
-/// What to do, and what to report.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Plan {
-    pub(crate) adopt: Vec<Key>,
-    pub(crate) release: Vec<Key>,
-    pub(crate) create: usize,
-    pub(crate) delete: Vec<Key>,
-    pub(crate) replicas: i32,
-    pub(crate) ready: i32,
-}
-
-/// Compares `replicas` with the pods. Surplus pods go in the order in which they are missed
-/// least: unscheduled, pending, not ready, youngest, last name.
-pub(crate) fn plan_replicas(replicas: i32, pods: &[Replica]) -> Plan {
-    let mut plan = Plan::default();
-    let mut ours: Vec<&Replica> = Vec::new();
-    for pod in pods.iter().filter(|p| !p.terminating) {
-        match (pod.owner, pod.matches) {
-            (Owner::Us, false) => plan.release.push(pod.key.clone()),
-            (Owner::Nobody, true) if pod.active => {
-                plan.adopt.push(pod.key.clone());
-                ours.push(pod);
-            }
-            (Owner::Us, true) if pod.active => ours.push(pod),
-            _ => {}
-        }
+impl ReadySince {
+    /// Of each pod (uid and facts) that is ready, how long it has been so.
+    fn note<'a>(
+        &self,
+        controller: &Key,
+        ready: impl Iterator<Item = (&'a str, &'a PodFacts)>,
+        now: Instant,
+    ) -> HashMap<CompactString, Duration> {
+        let mut controllers = self.controllers.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = controllers.remove(controller).unwrap_or_default();
+        let seen = |uid: &str, pod: &PodFacts| {
+            let known = before.get(uid).filter(|(changed_at, _)| *changed_at == pod.ready_changed_at);
+            known.copied().unwrap_or((pod.ready_changed_at, now))
+        };
+        let current: HashMap<CompactString, Seen> = ready.map(|(uid, pod)| (uid.into(), seen(uid, pod))).collect();
+        let times = current.iter().map(|(uid, (_, at))| (uid.clone(), now.saturating_duration_since(*at))).collect();
+        controllers.insert(controller.clone(), current);
+        times
     }
-    plan.replicas = i32::try_from(ours.len()).unwrap_or(i32::MAX);
-    plan.ready = i32::try_from(ours.iter().filter(|p| p.ready).count()).unwrap_or(i32::MAX);
-    let wanted = usize::try_from(replicas).unwrap_or_default();
-    if let Some(surplus) = ours.len().checked_sub(wanted) {
-        ours.sort_by_key(|p| {
-            let youngest_first = std::cmp::Reverse(p.created_at);
-            (p.bound, p.phase == PodPhase::Running, p.ready, youngest_first, std::cmp::Reverse(p.key.clone()))
-        });
-        plan.delete = ours[..surplus.min(BURST)].iter().map(|p| p.key.clone()).collect();
-    } else {
-        plan.create = (wanted - ours.len()).min(BURST);
+
+    fn forget(&self, controller: &Key) {
+        self.controllers.lock().unwrap_or_else(PoisonError::into_inner).remove(controller);
     }
-    plan
 }
 
 impl Controller for ReplicationManager {
@@ -127,13 +108,13 @@ impl Controller for ReplicationManager {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ApiError> {
-        let Some(rc) = self.registry.get_typed::<ReplicationController>(&key.namespace, &key.name) else {
+        let rc = self.registry.get_typed::<ReplicationController>(&key.namespace, &key.name);
+        let Some(rc) = rc.filter(|rc| rc.metadata.deletion_timestamp.is_none()) else {
+            self.ready_since.forget(key);
             return Ok(None);
         };
-        if rc.metadata.deletion_timestamp.is_some() {
-            return Ok(None);
-        }
-        let mut plan = plan_replicas(rc.spec.as_ref().and_then(|s| s.replicas).unwrap_or_default(), &self.observe(&rc));
+        let desired = desired(&rc);
+        let mut plan = plan_replicas(desired, &self.observe(key, &rc, desired, Instant::now()));
         if namespace_is_ending(&self.registry, &key.namespace) {
             plan.create = 0;
         }
@@ -142,7 +123,7 @@ impl Controller for ReplicationManager {
         let results = join_all(plan.release.iter().map(|pod| self.set_owner(&rc, pod, false))).await;
         results.into_iter().collect::<Result<Vec<_>, _>>()?;
         let created = join_all((0..plan.create).map(|_| self.create_pod(&rc))).await;
-        let deleted = join_all(plan.delete.iter().map(|pod| self.delete_pod(&rc, pod))).await;
+        let deleted = join_all(plan.delete.iter().map(|(pod, grace)| self.delete_pod(&rc, pod, *grace))).await;
         self.write_status(&rc, &plan).await?;
         match created.into_iter().chain(deleted).find_map(Result::err) {
             // The same template would fail again; a change of it wakes this controller.
@@ -151,40 +132,55 @@ impl Controller for ReplicationManager {
                 Ok(None)
             }
             Some(error) => Err(error),
-            None => Ok(None),
+            None => Ok(plan.recheck),
         }
     }
 }
 
 impl ReplicationManager {
-    fn observe(&self, rc: &ReplicationController) -> Vec<Replica> {
+    pub(crate) fn new(registry: Registry, events: Recorder) -> Self {
+        Self { registry, events, ready_since: ReadySince::default() }
+    }
+
+    fn observe(&self, key: &Key, rc: &ReplicationController, desired: Desired, now: Instant) -> Vec<Replica> {
         let selector = rc.spec.as_ref().and_then(|s| s.selector.as_ref());
         let uid = rc.metadata.uid.as_deref().unwrap_or_default();
-        self.registry
-            .snapshot(Pod::row())
-            .range(rc.metadata.namespace.as_deref())
-            .filter_map(|entry| {
-                let facts = entry.pod()?;
-                let matches = entry.selected_by(selector);
-                let owner = match facts.owner.as_deref() {
-                    Some(owner) if owner == uid => Owner::Us,
-                    None => Owner::Nobody,
-                    // Also of one that was deleted: what becomes of its pods is the garbage controller's.
-                    Some(_) => Owner::Other,
-                };
-                (matches || owner == Owner::Us).then(|| Replica {
-                    key: entry.key.clone(),
-                    matches,
-                    owner,
-                    active: facts.is_active(),
-                    terminating: facts.terminating,
-                    bound: facts.node.is_some(),
-                    phase: facts.phase,
-                    ready: facts.ready,
-                    created_at: facts.created_at,
-                })
-            })
-            .collect()
+        let template = rc.spec.as_ref().and_then(|s| s.template.as_ref()).map(template_hash);
+        let owner = |pod: &PodFacts| match pod.owner.as_deref() {
+            Some(owner) if owner == uid => Owner::Us,
+            None => Owner::Nobody,
+            // Also of one that was deleted: what becomes of its pods is the garbage controller's.
+            Some(_) => Owner::Other,
+        };
+        let snapshot = self.registry.snapshot(Pod::row());
+        let concerned: Vec<(&Entry, &PodFacts)> = (snapshot.range(rc.metadata.namespace.as_deref()))
+            .filter_map(|entry| Some((&**entry, entry.pod()?)))
+            .filter(|(entry, pod)| owner(pod) == Owner::Us || entry.selected_by(selector))
+            .collect();
+        let is_ready = |pod: &PodFacts| pod.ready && !pod.lost;
+        let waits = !desired.min_ready.is_zero() || concerned.iter().any(|(_, pod)| pod.replace.is_some());
+        let times = if waits {
+            let ready = concerned.iter().filter(|(_, pod)| is_ready(pod)).map(|(entry, pod)| (entry.uid(), *pod));
+            Some(self.ready_since.note(key, ready, now))
+        } else {
+            self.ready_since.forget(key);
+            None
+        };
+        let ready_for = |uid: &str| times.as_ref().map_or(Some(Duration::MAX), |times| times.get(uid).copied());
+        let replica = |(entry, pod): (&Entry, &PodFacts)| Replica {
+            key: entry.key.clone(),
+            matches: entry.selected_by(selector),
+            owner: owner(pod),
+            active: pod.is_active(),
+            terminating: pod.terminating,
+            bound: pod.node.is_some(),
+            phase: pod.phase,
+            ready_for: ready_for(entry.uid()).filter(|_| is_ready(pod)),
+            replace: pod.replace,
+            current: pod.template.as_deref() == template.as_deref(),
+            created_at: pod.created_at,
+        };
+        concerned.into_iter().map(replica).collect()
     }
 
     async fn create_pod(&self, rc: &ReplicationController) -> Result<(), ApiError> {
@@ -196,8 +192,9 @@ impl ReplicationManager {
         Ok(())
     }
 
-    async fn delete_pod(&self, rc: &ReplicationController, key: &Key) -> Result<(), ApiError> {
-        delete_pod(&self.registry, &key.namespace, &key.name, None, Timestamp::now()).await?;
+    async fn delete_pod(&self, rc: &ReplicationController, key: &Key, grace_s: Option<u32>) -> Result<(), ApiError> {
+        let grace_s = grace_s.map(i64::from);
+        delete_pod(&self.registry, &key.namespace, &key.name, grace_s, Timestamp::now()).await?;
         self.events.normal(rc, "SuccessfulDelete", &format!("Deleted pod: {}", key.name));
         Ok(())
     }
@@ -231,7 +228,7 @@ impl ReplicationManager {
             replicas: plan.replicas,
             fully_labeled_replicas: Some(plan.replicas),
             ready_replicas: Some(plan.ready),
-            available_replicas: Some(plan.ready),
+            available_replicas: Some(plan.available),
             observed_generation: rc.metadata.generation,
             conditions: None,
         };
@@ -243,6 +240,12 @@ impl ReplicationManager {
         };
         self.registry.modify(rc.metadata.namespace.as_deref().unwrap_or_default(), name, set).await.map(drop)
     }
+}
+
+fn desired(rc: &ReplicationController) -> Desired {
+    let spec = rc.spec.as_ref();
+    let min_ready = spec.and_then(|s| s.min_ready_seconds).and_then(|s| u64::try_from(s).ok()).unwrap_or_default();
+    Desired { replicas: spec.and_then(|s| s.replicas).unwrap_or_default(), min_ready: Duration::from_secs(min_ready) }
 }
 
 fn owner_reference(rc: &ReplicationController) -> OwnerReference {
@@ -259,7 +262,10 @@ fn owner_reference(rc: &ReplicationController) -> OwnerReference {
 /// A pod of the template: `NAME-xxxxx`, or a bare UUID for a controller of 2014.
 fn new_pod(rc: &ReplicationController, id: uuid::Uuid, now: Timestamp) -> Result<Pod, ApiError> {
     let template = rc.spec.as_ref().and_then(|s| s.template.clone()).unwrap_or_default();
+    let hash = template_hash(&template);
     let template_meta = template.metadata.unwrap_or_default();
+    let mut annotations = template_meta.annotations.unwrap_or_default();
+    annotations.insert(TEMPLATE_HASH.into(), hash);
     let rc_name = rc.metadata.name.as_deref().unwrap_or_default();
     let in_2014 = rc.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(UUID_NAMES));
     let name = if in_2014 { id.to_string() } else { format!("{}-{}", trim(rc_name), suffix(id)) };
@@ -269,7 +275,7 @@ fn new_pod(rc: &ReplicationController, id: uuid::Uuid, now: Timestamp) -> Result
             generate_name: (!in_2014).then(|| format!("{rc_name}-")),
             namespace: rc.metadata.namespace.clone(),
             labels: template_meta.labels,
-            annotations: template_meta.annotations,
+            annotations: Some(annotations),
             finalizers: template_meta.finalizers,
             owner_references: Some(vec![owner_reference(rc)]),
             uid: Some(id.to_string()),
@@ -299,98 +305,7 @@ fn suffix(id: uuid::Uuid) -> String {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    fn replica() -> impl Strategy<Value = Replica> {
-        let phase = prop_oneof![
-            Just(PodPhase::Pending),
-            Just(PodPhase::Running),
-            Just(PodPhase::Succeeded),
-            Just(PodPhase::Failed)
-        ];
-        let owner = prop_oneof![Just(Owner::Us), Just(Owner::Nobody), Just(Owner::Other)];
-        (any::<u16>(), any::<bool>(), owner, any::<[bool; 3]>(), phase, 0i64..50).prop_map(
-            |(id, matches, owner, [terminating, bound, ready], phase, created)| Replica {
-                key: Key::new("n", &format!("p{id}")),
-                matches,
-                owner,
-                active: !terminating && !phase.is_terminal(),
-                terminating,
-                bound,
-                phase,
-                ready,
-                created_at: Timestamp::from_second(created).ok(),
-            },
-        )
-    }
-
-    fn world() -> impl Strategy<Value = Vec<Replica>> {
-        prop::collection::vec(replica(), 0..30).prop_map(|mut pods| {
-            pods.sort_by(|a, b| a.key.cmp(&b.key));
-            pods.dedup_by(|a, b| a.key == b.key);
-            pods
-        })
-    }
-
-    /// Carries a plan out on the model.
-    fn apply(plan: &Plan, pods: &mut Vec<Replica>) {
-        pods.retain(|p| !plan.delete.contains(&p.key));
-        for pod in pods.iter_mut() {
-            if plan.adopt.contains(&pod.key) {
-                pod.owner = Owner::Us;
-            }
-            if plan.release.contains(&pod.key) {
-                pod.owner = Owner::Nobody;
-            }
-        }
-        for i in 0..plan.create {
-            pods.push(Replica {
-                key: Key::new("n", &format!("new{i}")),
-                matches: true,
-                owner: Owner::Us,
-                active: true,
-                terminating: false,
-                bound: false,
-                phase: PodPhase::Pending,
-                ready: false,
-                created_at: None,
-            });
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn one_round_reaches_the_count_and_the_next_does_nothing(replicas in 0i32..40, mut pods in world()) {
-            let plan = plan_replicas(replicas, &pods);
-            for key in &plan.delete {
-                let pod = pods.iter().find(|p| p.key == *key).unwrap();
-                prop_assert!(pod.matches && pod.active && pod.owner != Owner::Other, "only our own go");
-            }
-            prop_assert!(plan.create == 0 || plan.delete.is_empty(), "never both");
-            apply(&plan, &mut pods);
-            let ours = pods.iter().filter(|p| p.owner == Owner::Us && p.matches && p.active).count();
-            prop_assert_eq!(ours, replicas as usize);
-            let again = plan_replicas(replicas, &pods);
-            prop_assert!(again.adopt.is_empty() && again.delete.is_empty() && again.create == 0, "{:?}", again);
-            // A released pod that matches nothing of ours stays released.
-            prop_assert!(again.release.is_empty());
-        }
-
-        #[test]
-        fn victims_are_the_least_missed(replicas in 0i32..10, pods in world()) {
-            let plan = plan_replicas(replicas, &pods);
-            let of = |key: &Key| pods.iter().find(|p| p.key == *key).unwrap();
-            let kept = pods.iter().filter(|p| p.matches && p.active && p.owner != Owner::Other)
-                .filter(|p| !plan.delete.contains(&p.key));
-            for kept in kept {
-                for victim in &plan.delete {
-                    prop_assert!(!(of(victim).ready && of(victim).bound && !kept.bound), "an unbound pod goes first");
-                }
-            }
-        }
-    }
 
     #[test]
     fn names_are_a_suffix_or_a_bare_uuid_for_2014() {

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use coracle_api::{
     Object, TypedObject,
     core::{Endpoints, Event, Node, Pod, ReplicationController, Service},
+    objects::replacement::REPLACE,
 };
 use serde_json::{Value, json};
 
@@ -12,6 +13,7 @@ use super::*;
 use crate::{
     admission::{Propagation, Removal, Removed},
     coordination::Alone,
+    deletion,
     liveness::{Beat, Condition, Liveness},
     registry::{Expected, LogLimits, PodFacts},
     store::{MemoryStore, Store},
@@ -509,6 +511,60 @@ async fn a_pod_of_its_own_outlives_the_node_that_is_deleted() {
     world.registry.delete(Node::row(), "", "n1", Expected::Any).await.unwrap();
     while_beating(&world, "one has moved", &["n2"], |w| (on(w, "n2") == 1 && w.pods().len() == 1).then_some(())).await;
     assert_eq!(world.pods()[0].0, "bare");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_to_be_replaced_goes_when_another_has_been_ready_for_a_while() {
+    let world = World::new().await;
+    world.node("n1").await;
+    world.rc("web", 1).await;
+    let old =
+        while_beating(&world, "it is placed", &["n1"], |w| (on(w, "n1") == 1).then(|| w.pods().remove(0).0)).await;
+    world.run_pod(&old, "10.244.0.2").await;
+    let order = |pod: &mut Pod| {
+        pod.metadata.annotations.get_or_insert_default().insert(REPLACE.into(), "{\"gracePeriodSeconds\":7}".into());
+        Ok(true)
+    };
+    world.registry.modify("default", &old, order).await.unwrap();
+    let other = |w: &World| w.pods().into_iter().find(|(name, p)| *name != old && p.node.is_some());
+    let (new, _) = while_beating(&world, "another is made", &["n1"], other).await;
+    let leaving = |w: &World| w.pods().into_iter().any(|(name, p)| name == old && p.terminating);
+    pass(&world, &["n1"], 5).await;
+    assert!(!leaving(&world), "the new one is not ready");
+    world.run_pod(&new, "10.244.0.3").await;
+    let begun = Instant::now();
+    while_beating(&world, "it goes", &["n1"], |w| leaving(w).then_some(())).await;
+    assert!(begun.elapsed() >= Duration::from_secs(1), "at once");
+    assert_eq!(world.pods().len(), 2, "nothing else changed");
+    let pod = world.registry.get_typed::<Pod>("default", &old).unwrap();
+    assert_eq!(pod.metadata.deletion_grace_period_seconds, Some(7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_moves_is_made_anew_when_it_has_stopped_unless_somebody_deletes_it() {
+    let world = World::new().await;
+    world.node("n1").await;
+    for name in ["moves", "goes"] {
+        bare_pod(&world, name, json!({}), json!([])).await;
+    }
+    while_beating(&world, "both are placed", &["n1"], |w| (on(w, "n1") == 2).then_some(())).await;
+    let uid = |w: &World, name: &str| w.registry.get(Pod::row(), "default", name).map(|e| e.uid().to_owned());
+    let before = uid(&world, "moves");
+    let now = jiff::Timestamp::now();
+    for name in ["moves", "goes"] {
+        let marked = deletion::move_pod(&world.registry, "default", name, None, now, |_| Ok(())).await.unwrap();
+        assert!(marked.pod().unwrap().terminating);
+    }
+    deletion::delete_pod(&world.registry, "default", "goes", None, now).await.unwrap();
+    // The minion's last word.
+    for name in ["moves", "goes"] {
+        deletion::delete_pod(&world.registry, "default", name, Some(0), now).await.unwrap();
+    }
+    assert_eq!(uid(&world, "goes"), None);
+    while_beating(&world, "it is placed again", &["n1"], |w| (on(w, "n1") == 1).then_some(())).await;
+    let moved = world.registry.get_typed::<Pod>("default", "moves").unwrap();
+    assert!(moved.metadata.deletion_timestamp.is_none() && moved.metadata.uid != before);
+    assert!(!moved.metadata.annotations.unwrap_or_default().contains_key("io.coracle/move"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,10 @@ use std::{hash::BuildHasher, net::IpAddr};
 use compact_str::CompactString;
 use coracle_api::{
     core::Pod,
-    objects::pod::{self, Requests},
+    objects::{
+        pod::{self, Requests},
+        replacement::{self, Replace},
+    },
 };
 use jiff::Timestamp;
 
@@ -59,6 +62,12 @@ pub struct PodFacts {
     pub phase: PodPhase,
     /// Whether the condition `Ready` is true.
     pub ready: bool,
+    /// When its minion last changed that condition.
+    pub ready_changed_at: Option<Timestamp>,
+    /// It is to be replaced.
+    pub replace: Option<Replace>,
+    /// What it was made of: the hash of its controller's template.
+    pub template: Option<CompactString>,
     /// Whether deletion was asked for.
     pub terminating: bool,
     /// Its address.
@@ -96,6 +105,9 @@ impl PodFacts {
             node: spec.and_then(|s| s.node_name.as_deref()).filter(|n| !n.is_empty()).map(Into::into),
             phase,
             ready: pod::is_ready(pod),
+            ready_changed_at: ready_changed_at(pod),
+            replace: Replace::of(&pod.metadata),
+            template: replacement::made_of(pod).map(Into::into),
             terminating: pod.metadata.deletion_timestamp.is_some(),
             ip: status.and_then(|s| s.pod_ip.as_deref()).filter(|ip| !ip.is_empty()).map(Into::into),
             owner: owner.map(Into::into),
@@ -113,6 +125,11 @@ impl PodFacts {
     pub fn is_active(&self) -> bool {
         !self.terminating && !self.phase.is_terminal()
     }
+}
+
+fn ready_changed_at(pod: &Pod) -> Option<Timestamp> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|c| c.type_ == "Ready")?.last_transition_time.as_ref().map(|at| at.0)
 }
 
 fn siblings(pod: &Pod, owner: Option<&str>) -> u64 {

@@ -80,6 +80,14 @@ impl Order {
         let uid = preconditions.uid.filter(|uid| !uid.is_empty());
         Ok(Self { removal: Removal { grace_s, uid, version, propagation }, dry_run: dry_run.is_some() })
     }
+
+    pub(crate) fn removal(&self) -> &Removal {
+        &self.removal
+    }
+
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
 }
 
 /// Deletes one object.

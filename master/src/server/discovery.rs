@@ -100,6 +100,7 @@ fn sub_facts(kind: &Kind, sub: Subresource) -> (&'static str, &'static str, &'st
         Subresource::Binding => ("", "v1", "Binding", &["create"]),
         Subresource::Log => ("", "v1", kind.kind, &["get"]),
         Subresource::Exec => ("", "v1", "PodExecOptions", &["create", "get"]),
+        Subresource::Eviction => ("policy", "v1", "Eviction", &["create"]),
     }
 }
 

@@ -12,6 +12,7 @@ mod backup;
 mod decode;
 mod delete;
 mod discovery;
+mod eviction;
 mod fields;
 mod identity;
 mod legacy;

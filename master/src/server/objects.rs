@@ -8,7 +8,7 @@ use http::StatusCode;
 use super::{
     Shared,
     answer::{self, Fault, Response},
-    decode, delete, limits, list,
+    decode, delete, eviction, limits, list,
     patch::Patch,
     pod_streams,
     request::{Permit, Request},
@@ -66,6 +66,9 @@ async fn create(shared: &Shared, target: &Target, request: Request) -> Result<Re
     let options = WriteOptions::of(&request.query)?;
     let body = limits::read_body(request.body, &shared.limits).await?;
     let body = decode::to_json(&request.headers, body).await?;
+    if target.sub == Some(Subresource::Eviction) {
+        return Ok(eviction::evict(shared, target, &body, options.dry_run).await?);
+    }
     if !target.kind.stored || target.sub == Some(Subresource::Binding) {
         return bind(shared, target, &body, options).await;
     }

@@ -191,7 +191,7 @@ fn current(method: &Method, words: &[&str], query: &Query) -> Result<Target, Unr
 }
 
 fn verb_of(method: &Method, kind: &Kind, named: bool, sub: Option<Subresource>, watched: bool) -> Option<Verb> {
-    use Subresource::{Binding, Exec, Log, Scale, Status};
+    use Subresource::{Binding, Eviction, Exec, Log, Scale, Status};
     if watched {
         return (*method == Method::GET && kind.stored).then_some(Verb::Watch);
     }
@@ -204,7 +204,7 @@ fn verb_of(method: &Method, kind: &Kind, named: bool, sub: Option<Subresource>, 
         (&Method::PUT, None | Some(Status | Scale), true) => Verb::Replace,
         (&Method::PATCH, None | Some(Status | Scale), true) => Verb::Patch,
         (&Method::DELETE, None, true) => Verb::Delete,
-        (&Method::POST, Some(Binding), true) => Verb::Create,
+        (&Method::POST, Some(Binding | Eviction), true) => Verb::Create,
         (&Method::GET | &Method::POST, Some(Exec), true) => Verb::Connect,
         _ => return None,
     })
@@ -285,6 +285,7 @@ mod tests {
         check("PATCH", "/api/v1/namespaces/a/pods/x/status", "V1 patch pods a/x/status");
         check("DELETE", "/api/v1/namespaces/a/pods/x", "V1 delete pods a/x");
         check("POST", "/api/v1/namespaces/a/pods/x/binding", "V1 create pods a/x/binding");
+        check("POST", "/api/v1/namespaces/a/pods/x/eviction", "V1 create pods a/x/eviction");
         check("POST", "/api/v1/namespaces/a/bindings", "V1 create bindings a/*");
         check("GET", "/api/v1/namespaces/a/pods/x/log", "V1 get pods a/x/log");
         check("POST", "/api/v1/namespaces/a/pods/x/exec", "V1 connect pods a/x/exec");

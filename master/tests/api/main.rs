@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod backups;
+mod evictions;
 mod faults;
 mod harness;
 mod legacy;

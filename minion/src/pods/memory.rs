@@ -175,6 +175,8 @@ pub struct PodMemory {
     pub status: Option<PodStatus>,
     /// The pod object is deleted.
     pub deleted: bool,
+    /// When it was first seen that the pod is to go, as long as its object is there.
+    pub deleted_since: Option<Timestamp>,
     /// How long containers may take to end when the pod object is gone.
     pub orphan_grace: Duration,
 }
@@ -210,6 +212,8 @@ impl PodMemory {
         for infra in observed.all(labels::INFRA) {
             self.infra_attempts = self.infra_attempts.max(infra.attempt.saturating_add(1));
         }
+        let deleted = desired.is_some_and(|p| p.metadata.deletion_timestamp.is_some());
+        self.deleted_since = deleted.then(|| self.deleted_since.unwrap_or(now));
         if let Some(spec) = desired.and_then(|p| p.spec.as_ref()) {
             for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
                 self.renew(&container.name, spec_hash(container));

@@ -11,6 +11,7 @@
 //! * `worker`: observes, plans from full state, starts what the plan says, reports.
 //! * `plan`, `restart`, `status`, `memory`, `backoff`: pure decisions; no clock, no I/O.
 //! * `container`, `environment`, `expansion`, `naming`: a pod's container → what the engine is asked.
+//! * [`traffic`]: which pods services send clients to, so that none is stopped while they do.
 //! * `execute`: one action of a plan, carried out. [`report`], `status_writer`: what the master is
 //!   told. `directory`: which container a log or command is of.
 //!
@@ -40,6 +41,7 @@ pub mod restart;
 pub mod status;
 mod status_writer;
 mod supervisor;
+pub mod traffic;
 mod worker;
 
 pub use clock::Clock;

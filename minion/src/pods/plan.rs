@@ -16,6 +16,7 @@ use super::{
     operations::{Action, Pull},
     restart::{self, Fate, Role},
     status,
+    traffic::{Traffic, release_at},
 };
 use crate::runtime::{Container, State, labels};
 
@@ -34,22 +35,27 @@ pub struct PodPlan {
     pub status: Option<PodStatus>,
     /// When time alone would change the plan.
     pub recheck_at: Option<Timestamp>,
+    /// It is deleted and serves on until nobody is sent to it.
+    pub held: bool,
     /// Nothing of the pod is left here, and nothing to tell.
     pub done: bool,
 }
 
-/// The node's addresses and time, as far as a status tells of them.
+/// What else is known at the time of a plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Context {
     /// The node's address.
     pub node_ip: std::net::IpAddr,
     /// The time.
     pub now: Timestamp,
+    /// The pod's part in the traffic of services.
+    pub traffic: Option<Traffic>,
 }
 
 /// Plans for one pod. `desired` is the pod as the master has it, `None` when it has none.
 pub fn plan_pod(desired: Option<&Pod>, observed: &PodObservation, memory: &PodMemory, context: Context) -> PodPlan {
     let mut planner = Planner { observed, memory, now: context.now, plan: PodPlan::default() };
+    let traffic = context.traffic;
     let live = desired.filter(|pod| pod.metadata.deletion_timestamp.is_none());
     match (live, live.and_then(|pod| pod.spec.as_ref())) {
         (Some(pod), Some(spec)) => {
@@ -64,7 +70,7 @@ pub fn plan_pod(desired: Option<&Pod>, observed: &PodObservation, memory: &PodMe
             }
         }
         (Some(_), None) => {}
-        (None, _) => planner.tear_down(desired),
+        (None, _) => planner.tear_down(desired, traffic),
     }
     planner.plan.status = desired.map(|pod| status::pod_status(pod, observed, memory, context));
     planner.plan
@@ -318,14 +324,23 @@ impl Planner<'_> {
         self.clear_dead();
     }
 
-    /// The pod is deleted: containers, then volumes, then the object.
-    fn tear_down(&mut self, desired: Option<&Pod>) {
+    /// The pod is deleted: clients, containers, then volumes, then the object.
+    fn tear_down(&mut self, desired: Option<&Pod>, traffic: Option<Traffic>) {
         if self.memory.deleted {
             self.plan.done = true;
             return;
         }
         self.cancel(|slot| matches!(slot, Slot::Image(_) | Slot::Start(_) | Slot::Infra | Slot::Hook(_)));
-        let grace = desired.map_or(self.memory.orphan_grace, grace_of);
+        let mut grace = desired.map_or(self.memory.orphan_grace, grace_of);
+        if let Some(since) = self.memory.deleted_since.filter(|_| self.observed.own().any(is_running)) {
+            let release = release_at(traffic, since, grace);
+            if release > self.now {
+                self.plan.held = true;
+                return self.recheck(release);
+            }
+            // The pod's grace began with its deletion.
+            grace = grace.saturating_sub(Duration::try_from(release.duration_since(since)).unwrap_or_default());
+        }
         let stopped = self.stop_all(desired.and_then(|p| p.spec.as_ref()), grace, StopReason::Deleted);
         if !stopped {
             return;

@@ -14,7 +14,7 @@ use std::{
 use coracle_api::core::Pod;
 use jiff::Timestamp;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     task::{AbortHandle, Id, JoinError, JoinSet},
     time::Instant,
 };
@@ -32,6 +32,7 @@ use super::{
     report::{PodEvent, Report, ReportError},
     restart,
     status_writer::StatusWriter,
+    traffic::Serving,
 };
 use crate::{
     probes::{self, ProbeKind, Subject, Verdict},
@@ -129,6 +130,9 @@ pub(super) struct Worker<R, P> {
     probes: BTreeMap<(crate::runtime::ContainerId, ProbeKind), AbortOnDropHandle<()>>,
     verdicts: (mpsc::Sender<Verdict>, mpsc::Receiver<Verdict>),
     writer: StatusWriter,
+    serving: watch::Receiver<Serving>,
+    /// The pod waits until nobody is sent to it.
+    held: bool,
 }
 
 impl<R: Runtime, P: Report> Worker<R, P> {
@@ -140,6 +144,8 @@ impl<R: Runtime, P: Report> Worker<R, P> {
             writer.see(pod.status.as_ref(), shared.config.clock.now());
         }
         Self {
+            serving: shared.config.serving.clone(),
+            held: false,
             shared,
             uid,
             mailbox,
@@ -190,6 +196,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
                 () = self.mailbox.notify.notified() => {}
                 Some(done) = self.tasks.join_next_with_id() => self.finish(done),
                 Some(verdict) = self.verdicts.1.recv() => self.judge(&verdict),
+                Ok(()) = self.serving.changed(), if self.held => {}
                 () = tokio::time::sleep(wait.min(RESYNC)) => if wait >= RESYNC { self.invalidate() },
             }
         }
@@ -261,8 +268,10 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         for name in ended {
             self.note_end(&name);
         }
-        let context = Context { node_ip: self.shared.config.node_ip, now };
+        let traffic = self.memory.deleted_since.and_then(|_| self.serving.borrow_and_update().of(&self.uid));
+        let context = Context { node_ip: self.shared.config.node_ip, now, traffic };
         let plan = plan_pod(self.pod.as_deref(), &self.observed, &self.memory, context);
+        self.held = plan.held;
         if let Some(status) = &plan.status {
             self.writer.want(status, now);
             self.memory.status = Some(status.clone());

@@ -90,8 +90,10 @@ pub(super) async fn run<P: DataPlane>(
         feeds.drain(&mut inputs);
         dirty = false;
         let table = Arc::new(Table::build(&inputs));
+        let changes = inputs.endpoints_changes();
         let delta = applied.as_ref().map(|applied| diff(applied, &table));
         if delta.as_ref().is_some_and(Delta::is_empty) {
+            feeds.in_force.send_replace(changes);
             continue;
         }
         let started = Instant::now();
@@ -138,6 +140,7 @@ pub(super) async fn run<P: DataPlane>(
                 });
                 last = Arc::clone(&table);
                 applied = Some(table);
+                feeds.in_force.send_replace(changes);
                 synced.send_replace(true);
             }
             Err(error) => {

@@ -60,6 +60,7 @@ pub struct Inputs {
     endpoints: BTreeMap<Key, BTreeMap<PortKey, Ready>>,
     services_listed: bool,
     endpoints_listed: bool,
+    endpoints_changes: u64,
 }
 
 impl Inputs {
@@ -79,8 +80,14 @@ impl Inputs {
         apply("services", &mut self.services, change, |s| facts_of(s, &self.site));
     }
 
+    /// How many changes of endpoints were taken in.
+    pub fn endpoints_changes(&self) -> u64 {
+        self.endpoints_changes
+    }
+
     /// Takes in a change of endpoints.
     pub fn apply_endpoints(&mut self, change: Change<Endpoints>) {
+        self.endpoints_changes += 1;
         self.endpoints_listed |= matches!(change, Change::Replaced(_));
         apply("endpoints", &mut self.endpoints, change, |e| ready_of(e, &self.site));
     }

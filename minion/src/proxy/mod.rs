@@ -78,6 +78,8 @@ pub struct Feeds {
     pub services: mpsc::Receiver<Change<Service>>,
     /// Endpoints of all namespaces.
     pub endpoints: mpsc::Receiver<Change<Endpoints>>,
+    /// How many of the changes of endpoints are in force.
+    pub in_force: watch::Sender<u64>,
 }
 
 impl Feeds {
@@ -90,7 +92,7 @@ impl Feeds {
         tokio::spawn(feed::run(reflector, vec![to_services], stop.clone()));
         let reflector = Reflector::new(client.all::<Endpoints>(), ListParams::default());
         tokio::spawn(feed::run(reflector, vec![to_endpoints], stop.clone()));
-        Self { services, endpoints }
+        Self { services, endpoints, in_force: watch::Sender::new(0) }
     }
 }
 

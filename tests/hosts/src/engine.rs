@@ -4,12 +4,14 @@
 //! the machine's. An engine alone removes everything when it is dropped, also in a panic.
 
 use std::{
+    os::fd::AsFd,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::{
     docker::{self, IMAGES},
@@ -38,6 +40,13 @@ impl Site {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.netns)).arg("--").arg(program.as_ref());
         command
+    }
+
+    /// Moves the calling thread into the namespace, for good.
+    pub fn enter(&self) -> Result<()> {
+        let path = format!("/run/netns/{}", self.netns);
+        let namespace = std::fs::File::open(&path).with_context(|| path.clone())?;
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).context(path)
     }
 
     /// Runs a program in the namespace and returns its output.

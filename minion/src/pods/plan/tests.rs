@@ -34,6 +34,7 @@ struct World {
     /// Containers whose names start with `init` or `job` end by themselves.
     job_code: i32,
     started: Vec<String>,
+    traffic: Option<Traffic>,
 }
 
 impl World {
@@ -51,11 +52,12 @@ impl World {
             made: 0,
             job_code: 0,
             started: Vec::new(),
+            traffic: None,
         }
     }
 
     fn context(&self) -> Context {
-        Context { node_ip: [192, 0, 2, 1].into(), now: self.now }
+        Context { node_ip: [192, 0, 2, 1].into(), now: self.now, traffic: self.traffic }
     }
 
     fn advance(&mut self, time: Duration) {
@@ -322,8 +324,9 @@ proptest! {
     }
 
     #[test]
-    fn a_deleted_pod_leaves_nothing(bytes in proptest::collection::vec(any::<u8>(), 0..60), after in proptest::collection::vec(any::<u8>(), 0..30), vanishes: bool) {
+    fn a_deleted_pod_leaves_nothing(bytes in proptest::collection::vec(any::<u8>(), 0..60), after in proptest::collection::vec(any::<u8>(), 0..30), vanishes: bool, served: bool) {
         let mut world = World::new(pod("Always", &["init"], &["a", "b"]));
+        world.traffic = served.then_some(Traffic::Taken);
         bytes.iter().for_each(|b| world.disturb(*b));
         if vanishes { world.pod = None } else { world.delete() }
         after.iter().for_each(|b| world.disturb(*b));
@@ -491,6 +494,36 @@ fn a_shorter_grace_replaces_the_stop_under_way() {
     assert_eq!(stops(&world.plan()), 0);
     world.pod.as_mut().unwrap().metadata.deletion_grace_period_seconds = Some(0);
     assert_eq!(stops(&world.plan()), 1);
+}
+
+#[test]
+fn a_pod_that_clients_are_sent_to_is_not_stopped_before_they_are_sent_elsewhere() {
+    let mut world = World::new(pod("Always", &[], &["a"]));
+    world.settle();
+    world.traffic = Some(Traffic::Taken);
+    world.delete();
+    let deleted = world.now;
+    let plan = world.plan();
+    assert!(plan.held && plan.actions.is_empty(), "{plan:?}");
+    assert_eq!(plan.recheck_at, Some(backoff::after(deleted, Duration::from_millis(2500))), "half of its grace");
+    world.advance(Duration::from_millis(300));
+    world.traffic = Some(Traffic::Ended(world.now));
+    let plan = world.plan();
+    assert_eq!((plan.held, plan.recheck_at), (true, Some(backoff::after(deleted, Duration::from_millis(1300)))));
+    world.advance(Duration::from_millis(1000));
+    let plan = world.plan();
+    let graces: Vec<_> = (plan.actions.iter())
+        .filter_map(|action| if let Action::Stop { grace, .. } = action { Some(*grace) } else { None })
+        .collect();
+    assert_eq!(graces, [Duration::from_millis(3700)], "what is left of it");
+    world.advance(Duration::from_millis(500));
+    assert!(world.plan().actions.is_empty(), "it is under way");
+    // Whoever wants it gone at once gets it.
+    let mut world = World::new(pod("Always", &[], &["a"]));
+    world.settle();
+    world.traffic = Some(Traffic::Taken);
+    world.pod = None;
+    assert!(matches!(world.plan().actions.as_slice(), [Action::Stop { .. }]));
 }
 
 #[test]

@@ -110,7 +110,7 @@ impl Bench {
         let stop = CancellationToken::new();
         let plane = FakePlane { world: world.clone(), disturbances };
         let site = Site { service_cidr: "10.0.0.0/16".parse().unwrap(), ..Site::default() };
-        let feeds = Feeds { services: to_services, endpoints: to_endpoints };
+        let feeds = Feeds { services: to_services, endpoints: to_endpoints, in_force: watch::Sender::new(0) };
         let task = tokio::spawn(run(plane, site, feeds, to_synced, stop.clone()));
         Self { world, services, endpoints, disturb, synced, stop, task }
     }

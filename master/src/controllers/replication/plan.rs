@@ -1,0 +1,146 @@
+//! The decision: which pods a replication controller makes, takes in, lets go and deletes. Pure.
+//!
+//! Pods that are to be replaced do not count towards the replicas, so others are made besides them;
+//! they are deleted as those become ready.
+//!
+//! Invariant: deleting pods that are to be replaced never leaves fewer ready pods than replicas are
+//! wanted, unless there were fewer before; and then it takes none that is ready.
+
+use std::{cmp::Reverse, time::Duration};
+
+use coracle_api::objects::replacement::Replace;
+use jiff::Timestamp;
+
+use crate::registry::{Key, PodPhase};
+
+/// Pods created or deleted in one round; the status write wakes the next one.
+pub(super) const BURST: usize = 500;
+
+/// A pod as the plan sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Replica {
+    pub(crate) key: Key,
+    /// Matches the selector.
+    pub(crate) matches: bool,
+    pub(crate) owner: Owner,
+    /// Neither over nor on its way out.
+    pub(crate) active: bool,
+    pub(crate) terminating: bool,
+    pub(crate) bound: bool,
+    pub(crate) phase: PodPhase,
+    /// How long it has been ready, if it is, and its minion is heard.
+    pub(crate) ready_for: Option<Duration>,
+    /// It is to be replaced.
+    pub(crate) replace: Option<Replace>,
+    /// It was made of the template as it is now.
+    pub(crate) current: bool,
+    pub(crate) created_at: Option<Timestamp>,
+}
+
+impl Replica {
+    fn is_ready(&self) -> bool {
+        self.ready_for.is_some()
+    }
+
+    fn is_available(&self, min_ready: Duration) -> bool {
+        self.ready_for.is_some_and(|time| time >= min_ready)
+    }
+}
+
+/// Whose pod it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Us,
+    Nobody,
+    Other,
+}
+
+/// What is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Desired {
+    pub(crate) replicas: i32,
+    /// How long a pod must have been ready to count as available.
+    pub(crate) min_ready: Duration,
+}
+
+/// What to do, and what to report.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) adopt: Vec<Key>,
+    pub(crate) release: Vec<Key>,
+    pub(crate) create: usize,
+    /// And how long their containers get, if their replacement was ordered so.
+    pub(crate) delete: Vec<(Key, Option<u32>)>,
+    pub(crate) replicas: i32,
+    pub(crate) ready: i32,
+    pub(crate) available: i32,
+    /// When time alone would change the plan.
+    pub(crate) recheck: Option<Duration>,
+}
+
+/// Compares what is wanted with the pods. Surplus pods go in the order in which they are missed
+/// least: unscheduled, pending, not ready, of an older template, youngest, last name.
+pub(crate) fn plan_replicas(desired: Desired, pods: &[Replica]) -> Plan {
+    let mut plan = Plan::default();
+    let mut ours: Vec<&Replica> = Vec::new();
+    for pod in pods.iter().filter(|p| !p.terminating) {
+        match (pod.owner, pod.matches) {
+            (Owner::Us, false) => plan.release.push(pod.key.clone()),
+            (Owner::Nobody, true) if pod.active => {
+                plan.adopt.push(pod.key.clone());
+                ours.push(pod);
+            }
+            (Owner::Us, true) if pod.active => ours.push(pod),
+            _ => {}
+        }
+    }
+    let count = |holds: &dyn Fn(&Replica) -> bool| ours.iter().filter(|p| holds(p)).count();
+    plan.replicas = number(ours.len());
+    plan.ready = number(count(&Replica::is_ready));
+    plan.available = number(count(&|p| p.is_available(desired.min_ready)));
+    recheck(&mut plan, desired.min_ready, &ours);
+    let (leaving, mut staying): (Vec<&Replica>, Vec<&Replica>) = ours.into_iter().partition(|p| p.replace.is_some());
+    let wanted = usize::try_from(desired.replicas).unwrap_or_default();
+    if let Some(surplus) = staying.len().checked_sub(wanted) {
+        staying.sort_by_key(|p| {
+            let missed_least = (p.bound, p.phase == PodPhase::Running, p.is_ready(), p.current);
+            (missed_least, Reverse(p.created_at), Reverse(p.key.clone()))
+        });
+        let surplus = staying.drain(..surplus.min(BURST));
+        plan.delete = surplus.map(|p| (p.key.clone(), None)).collect();
+    } else {
+        plan.create = (wanted - staying.len()).min(BURST);
+    }
+    plan_leaving(&mut plan, wanted, desired.min_ready, &staying, leaving);
+    plan
+}
+
+/// Deletes of the pods that are to be replaced those that are not ready, and as many of the others
+/// as those that stay make up for.
+fn plan_leaving(plan: &mut Plan, wanted: usize, min_ready: Duration, staying: &[&Replica], leaving: Vec<&Replica>) {
+    let order = |pod: &Replica| pod.replace.unwrap_or_default();
+    let asked = leaving.iter().map(|p| order(p).min_ready()).max().unwrap_or_default();
+    let min_ready = min_ready.max(asked);
+    let (ready, unready): (Vec<_>, Vec<_>) = leaving.into_iter().partition(|p| p.is_ready());
+    let available = staying.iter().filter(|p| p.is_available(min_ready)).count();
+    let spare = (available + ready.len()).saturating_sub(wanted);
+    let room = BURST.saturating_sub(plan.delete.len());
+    let going = unready.iter().chain(ready.iter().take(spare));
+    plan.delete.extend(going.take(room).map(|p| (p.key.clone(), order(p).grace_period_seconds)));
+    if ready.len() > spare {
+        recheck(plan, min_ready, staying);
+    }
+}
+
+/// Looks again when the next ready pod becomes available.
+fn recheck(plan: &mut Plan, min_ready: Duration, pods: &[&Replica]) {
+    let left = pods.iter().filter_map(|p| min_ready.checked_sub(p.ready_for?)).filter(|left| !left.is_zero());
+    plan.recheck = left.chain(plan.recheck).min();
+}
+
+fn number(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests;
