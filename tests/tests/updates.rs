@@ -202,6 +202,10 @@ fn a_broken_update_stops_by_itself_goes_back_with_one_command_and_an_interrupted
         site.cluster.kubecfg(&["-rollback", "rollingupdate", "web"])?;
         site.whole(ECHO)?;
     }
+    // Nor does a broken one keep the next from its end.
+    site.fail(MISSING)?;
+    site.update(&other.0)?;
+    site.whole(&other.0)?;
     let report = load.finish()?;
     println!("{} requests: the slowest took {:?}", report.asked, report.slowest);
     let fewest = site.fewest(seen)?;

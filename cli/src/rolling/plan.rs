@@ -92,13 +92,20 @@ pub(super) fn next(view: &View) -> Step {
     if let Some(pod) = view.pods.iter().find(fails) {
         return Step::Broken(pod.clone());
     }
-    let all_new_are_ready = view.pods.iter().filter(|p| p.current).all(|p| p.ready);
-    let count_is_right = view.pods.len() == view.wanted;
-    if !all_new_are_ready || !count_is_right || view.pods.iter().any(|p| p.replace.is_some()) {
+    if view.pods.iter().any(|p| p.current && !p.ready) {
         return Step::Wait;
     }
-    // One that serves nobody first; whoever else updates the same takes the same one.
-    match view.old().min_by_key(|p| (p.ready, p.name.clone())) {
+    // Whoever else updates the same takes the same one.
+    let first = |ready: bool| view.old().filter(|p| p.ready == ready && p.replace.is_none()).min_by_key(|p| &p.name);
+    // One that serves nobody, such as what an update before left behind, may be all that the replacement of
+    // another waits for. One at a time, too: it may serve again.
+    if let Some(pod) = first(false) {
+        return Step::Replace(pod.clone());
+    }
+    if view.pods.len() != view.wanted || view.pods.iter().any(|p| p.replace.is_some()) {
+        return Step::Wait;
+    }
+    match first(true) {
         Some(pod) => Step::Replace(pod.clone()),
         None => Step::Done,
     }
