@@ -19,7 +19,6 @@
 //! itself refuses to have a container twice.
 
 pub mod backoff;
-mod clock;
 mod conditions;
 pub mod container;
 mod directory;
@@ -42,7 +41,7 @@ mod status_writer;
 mod supervisor;
 mod worker;
 
-pub use clock::Clock;
+pub use coracle_api::clock::Clock;
 pub use manager::{Config, FindError, Inputs, Manager, PodDns, PodQuery};
 pub use report::{ApiReporter, EventType, PodEvent, Report, ReportError};
 
