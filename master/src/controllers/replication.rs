@@ -33,41 +33,58 @@ const UUID_NAMES: &str = "io.coracle.v1beta1/uuid-names";
 pub(crate) struct ReplicationManager {
     pub(crate) registry: Registry,
     pub(crate) events: Recorder,
+    pub(crate) plan: fn(i32, &[Replica]) -> Plan,
 }
 
 /// A pod as the plan sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Replica {
-    pub(crate) key: Key,
+pub struct Replica {
+    /// Its namespace and name.
+    pub key: Key,
     /// Matches the selector.
-    pub(crate) matches: bool,
-    pub(crate) owner: Owner,
+    pub matches: bool,
+    /// Whose it is.
+    pub owner: Owner,
     /// Neither over nor on its way out.
-    pub(crate) active: bool,
-    pub(crate) terminating: bool,
-    pub(crate) bound: bool,
-    pub(crate) phase: PodPhase,
-    pub(crate) ready: bool,
-    pub(crate) created_at: Option<Timestamp>,
+    pub active: bool,
+    /// On its way out.
+    pub terminating: bool,
+    /// Has a node.
+    pub bound: bool,
+    /// How far it is.
+    pub phase: PodPhase,
+    /// Takes traffic.
+    pub ready: bool,
+    /// When it was created.
+    pub created_at: Option<Timestamp>,
 }
 
 /// Whose pod it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Owner {
+pub enum Owner {
+    /// The controller that plans.
     Us,
+    /// No controller.
     Nobody,
+    /// Another controller.
     Other,
 }
 
 /// What to do, and what to report.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Plan {
-    pub(crate) adopt: Vec<Key>,
-    pub(crate) release: Vec<Key>,
-    pub(crate) create: usize,
-    pub(crate) delete: Vec<Key>,
-    pub(crate) replicas: i32,
-    pub(crate) ready: i32,
+pub struct Plan {
+    /// Pods to take.
+    pub adopt: Vec<Key>,
+    /// Pods to let go.
+    pub release: Vec<Key>,
+    /// How many to create.
+    pub create: usize,
+    /// Pods to delete.
+    pub delete: Vec<Key>,
+    /// How many there are.
+    pub replicas: i32,
+    /// How many of them take traffic.
+    pub ready: i32,
 }
 
 /// Compares `replicas` with the pods. Surplus pods go in the order in which they are missed
@@ -133,7 +150,8 @@ impl Controller for ReplicationManager {
         if rc.metadata.deletion_timestamp.is_some() {
             return Ok(None);
         }
-        let mut plan = plan_replicas(rc.spec.as_ref().and_then(|s| s.replicas).unwrap_or_default(), &self.observe(&rc));
+        let wanted = rc.spec.as_ref().and_then(|s| s.replicas).unwrap_or_default();
+        let mut plan = (self.plan)(wanted, &self.observe(&rc));
         if namespace_is_ending(&self.registry, &key.namespace) {
             plan.create = 0;
         }
@@ -188,8 +206,8 @@ impl ReplicationManager {
     }
 
     async fn create_pod(&self, rc: &ReplicationController) -> Result<(), ApiError> {
-        let now = Timestamp::now();
-        let pod = new_pod(rc, uuid::Uuid::new_v4(), now)?;
+        let now = self.registry.now();
+        let pod = new_pod(rc, self.registry.new_id(), now)?;
         let name = pod.metadata.name.clone().unwrap_or_default();
         self.registry.create(Box::new(pod)).await?;
         self.events.normal(rc, "SuccessfulCreate", &format!("Created pod: {name}"));
@@ -197,7 +215,7 @@ impl ReplicationManager {
     }
 
     async fn delete_pod(&self, rc: &ReplicationController, key: &Key) -> Result<(), ApiError> {
-        delete_pod(&self.registry, &key.namespace, &key.name, None, Timestamp::now()).await?;
+        delete_pod(&self.registry, &key.namespace, &key.name, None, self.registry.now()).await?;
         self.events.normal(rc, "SuccessfulDelete", &format!("Deleted pod: {}", key.name));
         Ok(())
     }

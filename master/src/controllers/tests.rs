@@ -13,6 +13,7 @@ use crate::{
     admission::{Propagation, Removal, Removed},
     coordination::Alone,
     liveness::{Beat, Condition, Liveness},
+    plans::Plans,
     registry::{Expected, LogLimits, PodFacts},
     store::{MemoryStore, Store},
 };
@@ -79,6 +80,7 @@ impl World {
             advertised,
             pod_cidr: pod_cidr.parse().unwrap(),
             beat: Duration::from_secs(2),
+            plans: Plans::default(),
             failed: CancellationToken::new(),
         };
         start(&loops, &tasks, &stop);
