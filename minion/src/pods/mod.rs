@@ -42,7 +42,7 @@ mod supervisor;
 mod worker;
 
 pub use coracle_api::clock::Clock;
-pub use manager::{Config, FindError, Inputs, Manager, PodDns, PodQuery};
+pub use manager::{Config, FindError, Inputs, Manager, PlanPod, PodDns, PodQuery};
 pub use report::{ApiReporter, EventType, PodEvent, Report, ReportError};
 
 #[cfg(test)]

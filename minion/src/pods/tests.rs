@@ -101,6 +101,7 @@ struct Node {
     pods: BTreeMap<String, Pod>,
     root: tempfile::TempDir,
     services: Vec<Service>,
+    plan: PlanPod,
     minion: Option<Minion>,
 }
 
@@ -114,6 +115,7 @@ impl Node {
             pods: BTreeMap::new(),
             root: tempfile::tempdir().unwrap(),
             services: Vec::new(),
+            plan: plan::plan_pod,
             minion: None,
         }
     }
@@ -124,7 +126,7 @@ impl Node {
         let state = MasterState { pods: self.pods.clone(), ..MasterState::default() };
         let master = Master { state: Arc::new(Mutex::new(state)), watch: watch.clone() };
         let mut config = Config::new("n1", [192, 0, 2, 1].into(), "0badcafe", self.root.path().to_owned());
-        config.clock = self.clock.clone();
+        (config.clock, config.plan) = (self.clock.clone(), self.plan);
         let shutdown = CancellationToken::new();
         let (manager, task) = Manager::start(
             config,

@@ -28,7 +28,7 @@ use super::{
     naming::uid_of,
     observation::{PodObservation, is_running},
     operations::{Action, Outcome},
-    plan::{Context, PodPlan, plan_pod},
+    plan::{Context, PodPlan},
     report::{PodEvent, Report, ReportError},
     restart,
     status_writer::StatusWriter,
@@ -262,7 +262,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
             self.note_end(&name);
         }
         let context = Context { node_ip: self.shared.config.node_ip, now };
-        let plan = plan_pod(self.pod.as_deref(), &self.observed, &self.memory, context);
+        let plan = (self.shared.config.plan)(self.pod.as_deref(), &self.observed, &self.memory, context);
         if let Some(status) = &plan.status {
             self.writer.want(status, now);
             self.memory.status = Some(status.clone());
