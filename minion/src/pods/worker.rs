@@ -211,6 +211,9 @@ impl<R: Runtime, P: Report> Worker<R, P> {
                 if let (Some(own), Some(stored)) = (&mut self.memory.status, &pod.status) {
                     conditions::take_foreign(own, stored);
                 }
+            } else {
+                // Nobody wants to know any more: a report that is due would be due for ever.
+                self.writer = StatusWriter::default();
             }
             self.pod = pod;
         }
