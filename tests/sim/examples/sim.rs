@@ -15,6 +15,9 @@ use std::{
 use clap::Parser;
 use coracle_test_sim::{Options, Outcome};
 
+/// One seed in so many is run twice, to see that it can be had again.
+const REPLAY_EVERY: u64 = 50;
+
 /// Simulates a cluster under many seeds.
 #[derive(Debug, Parser)]
 struct Args {
@@ -86,7 +89,14 @@ fn run_all(args: &Args) -> ExitCode {
                     if seed >= end {
                         return;
                     }
-                    let outcome = runtime::run(Options::new(seed));
+                    let mut outcome = runtime::run(Options::new(seed));
+                    if cfg!(tokio_unstable) && seed.is_multiple_of(REPLAY_EVERY) {
+                        let again = runtime::run(Options::new(seed));
+                        if (again.hash, again.lines) != (outcome.hash, outcome.lines) {
+                            let why = "a second run of the seed took another course".to_owned();
+                            outcome.violation.get_or_insert(why);
+                        }
+                    }
                     let done = done.fetch_add(1, Ordering::Relaxed) + 1;
                     rests.lock().unwrap_or_else(PoisonError::into_inner).push(outcome.rest);
                     if done.is_multiple_of(100) {

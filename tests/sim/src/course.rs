@@ -42,6 +42,8 @@ use crate::{
 pub const REST: Duration = Duration::from_secs(300);
 /// How long it is left alone then.
 const QUIET: Duration = Duration::from_secs(20);
+/// Changes that may be stored meanwhile: for containers that end by themselves, and no loop that runs hot.
+const QUIET_CHANGES_MAX: u64 = 200;
 /// How long it may take to come back to rest: a container that ended by itself is started again after that.
 const AGAIN: Duration = Duration::from_secs(60);
 /// After a crash of the master, at most, in milliseconds.
@@ -281,7 +283,12 @@ async fn come_to_rest(cluster: &Arc<Cluster>) -> Result<Duration, String> {
     let rest = settle(cluster, REST).await?;
     note!(cluster.world.trace, "check  at rest");
     // Some containers end by themselves now and then, so it is not always at rest; but never far from it.
+    let before = cluster.world.state().changes;
     tokio::time::sleep(QUIET).await;
+    let changes = cluster.world.state().changes - before;
+    if changes > QUIET_CHANGES_MAX {
+        return Err(format!("{changes} changes were stored in {QUIET:?} of rest"));
+    }
     settle(cluster, AGAIN).await.map_err(|why| format!("it was at rest, and now {why}"))?;
     Ok(rest)
 }
