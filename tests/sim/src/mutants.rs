@@ -28,7 +28,7 @@ pub const ALL: [Mutant; 8] = [
     Mutant { name: "a minion gives up on containers that crashed twice", plant: |o| o.plan_pod = gives_up },
     Mutant { name: "the scheduler ignores what pods ask for", plant: |o| o.plans.place = ignores_room },
     Mutant { name: "a controller makes one pod too many", plant: |o| o.plans.replicas = one_too_many },
-    Mutant { name: "pods that are not ready take traffic", plant: |o| o.plans.subsets = takes_unready },
+    Mutant { name: "a service forgets its last pod", plant: |o| o.plans.subsets = forgets_last },
     Mutant { name: "pods of their own die with their minion", plant: |o| o.plans.fate = dies_with_minion },
     Mutant { name: "the brake never lets go", plant: |o| o.plans.braked = |_, _| true },
     Mutant { name: "what belongs to nobody stays", plant: |o| o.plans.garbage = |_| false },
@@ -62,10 +62,8 @@ fn one_too_many(replicas: i32, pods: &[Replica]) -> ReplicaPlan {
     plan
 }
 
-fn takes_unready(service: &Service, pods: &[Pod]) -> Vec<EndpointSubset> {
-    let mut service = service.clone();
-    service.spec.get_or_insert_default().publish_not_ready_addresses = Some(true);
-    (Plans::default().subsets)(&service, pods)
+fn forgets_last(service: &Service, pods: &[Pod]) -> Vec<EndpointSubset> {
+    (Plans::default().subsets)(service, pods.split_last().map_or(&[], |(_, others)| others))
 }
 
 fn dies_with_minion(pod: &Pod) -> Fate {
