@@ -4,8 +4,9 @@ SHELL := /bin/bash
 CARGO ?= cargo
 PREFIX ?= /usr/local
 N ?= 3
+SEEDS ?= 1000
 
-.PHONY: help demo test test-unit check images hosts-up hosts-down bench bench-api bench-proxy bench-schedule install clean tools
+.PHONY: help demo test test-unit sim check images hosts-up hosts-down bench bench-api bench-proxy bench-schedule install clean tools
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -21,10 +22,16 @@ test: ## all tests: unit, property, and whole clusters on the local Docker engin
 	@$(CARGO) build --locked --release --bin coracle --bin coracle-hosts
 	@examples/build-images.sh
 	@CORACLE=$(CURDIR)/target/release/coracle scripts/test.sh --workspace
+	@$(MAKE) --no-print-directory sim SEEDS=300
 
 test-unit: ## the tests that need nothing but Rust and protoc
 	@scripts/require.sh build
 	@scripts/test.sh --workspace --lib --bins
+
+sim: ## a cluster in simulated time under SEEDS seeds (default 1000), or one again with its trace: SEED=7
+	@scripts/require.sh build
+	@RUSTFLAGS="--cfg tokio_unstable" $(CARGO) run --quiet --locked --profile sim --target-dir target/sim \
+		--package coracle-test-sim --example sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 check: ## format, lints, documentation
 	@scripts/require.sh build

@@ -9,9 +9,12 @@
 //! * [`error`]: the one error that travels over the wire, a `Status`.
 //! * [`client`]: a typed client, and the list-then-watch loop on top of it.
 //!
-//! This crate does no I/O except in [`client`], reads no clock and draws no random number.
+//! * [`clock`]: the time of day, for those who are given a clock.
+//!
+//! This crate does no I/O except in [`client`], reads no clock by itself and draws no random number.
 
 pub mod client;
+pub mod clock;
 pub mod columns;
 pub mod error;
 pub mod kinds;

@@ -11,6 +11,7 @@ use coracle_api::{
     objects::{pod, replacement::MOVE},
 };
 use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
 
 use crate::{
     controllers::relocation,
@@ -79,7 +80,7 @@ async fn end_pod(
             if remove && moving && ending && bound && !pod::is_terminal(pod) {
                 // It has stopped, or nobody waits for that.
                 remove = false;
-                make_anew(pod, now);
+                make_anew(pod, registry.source().id(), now);
                 return Ok(true);
             }
             if remove {
@@ -115,9 +116,9 @@ async fn end_pod(
     }
 }
 
-fn make_anew(pod: &mut Pod, now: Timestamp) {
+fn make_anew(pod: &mut Pod, uid: Uuid, now: Timestamp) {
     pod.metadata.deletion_timestamp = None;
     pod.metadata.deletion_grace_period_seconds = None;
     pod.metadata.annotations.get_or_insert_default().remove(MOVE);
-    relocation::renew(pod, uuid::Uuid::new_v4().to_string(), now.into());
+    relocation::renew(pod, uid.to_string(), now.into());
 }

@@ -8,11 +8,13 @@ use coracle_api::{
     objects::event::{self, EventType, Repeats, Telling},
 };
 use futures_util::future::join_all;
-use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::registry::{Expected, Registry};
+use crate::{
+    registry::{Expected, Registry},
+    source::Source,
+};
 
 const QUEUE: usize = 1024;
 /// Events written at once.
@@ -22,12 +24,14 @@ const GROUP_MAX: usize = 64;
 #[derive(Debug, Clone)]
 pub struct Recorder {
     component: &'static str,
+    source: Source,
     queue: mpsc::Sender<Event>,
 }
 
 impl Recorder {
     /// A recorder that writes into the registry from a task of its own.
     pub fn start(registry: Registry, tasks: &TaskTracker, stop: CancellationToken) -> Self {
+        let source = registry.source();
         let (queue, mut events) = mpsc::channel::<Event>(QUEUE);
         tasks.spawn(async move {
             let (mut group, mut repeats) = (Vec::new(), Repeats::default());
@@ -42,12 +46,12 @@ impl Recorder {
                 }
             }
         });
-        Self { component: "master", queue }
+        Self { component: "master", source, queue }
     }
 
     /// The same recorder for another component.
     pub fn component(&self, component: &'static str) -> Self {
-        Self { component, queue: self.queue.clone() }
+        Self { component, ..self.clone() }
     }
 
     /// Something went as it should.
@@ -61,9 +65,9 @@ impl Recorder {
     }
 
     fn record(&self, regarding: &dyn Object, type_: EventType, reason: &str, message: &str) {
-        let now = Timestamp::now();
+        let now = self.source.now();
         let mut event = event::record(regarding, type_, reason, message, self.component, "", now);
-        event.metadata.uid = Some(uuid::Uuid::new_v4().to_string());
+        event.metadata.uid = Some(self.source.id().to_string());
         event.metadata.creation_timestamp = Some(now.into());
         drop(self.queue.try_send(event));
     }

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use ipnet::Ipv4Net;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{controllers, coordination::Coordinator, liveness::Liveness, registry::Registry};
+use crate::{controllers, coordination::Coordinator, liveness::Liveness, plans::Plans, registry::Registry};
 
 /// How long the loops get to end. They wait for nothing but the store.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,6 +23,7 @@ pub(crate) struct Loops {
     pub(crate) advertised: Option<SocketAddr>,
     pub(crate) pod_cidr: Ipv4Net,
     pub(crate) beat: Duration,
+    pub(crate) plans: Plans,
     /// Cancelled by a loop that ends by itself.
     pub(crate) failed: CancellationToken,
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -16,8 +17,10 @@ use crate::{
     coordination::{Alone, Coordinator},
     leadership::{self, Loops},
     liveness::{self, Liveness},
+    plans::Plans,
     registry::Registry,
-    server::{self, Server, ServerConfig},
+    server::{self, Listen, Server, ServerConfig},
+    source::Source,
     store::{EmbeddedStore, EtcdConfig, EtcdStore, Store, StoreError},
 };
 
@@ -74,6 +77,18 @@ pub struct MasterConfig {
     pub pods: Ranges,
 }
 
+/// What a master stands on.
+pub struct Base {
+    /// Where objects are kept.
+    pub store: Arc<dyn Store>,
+    /// The way to the other masters that use it.
+    pub coordinator: Arc<dyn Coordinator>,
+    /// The time and ids.
+    pub source: Source,
+    /// How the control loops decide.
+    pub plans: Plans,
+}
+
 /// Why a master did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -104,21 +119,41 @@ impl Master {
     /// Starts a master. When it returns the API answers.
     pub async fn start(config: MasterConfig) -> Result<Self, StartError> {
         // A name of its own for each life: what an earlier one announced is not this one's.
-        let (store, coordinator) = config.store.open_for(uuid::Uuid::new_v4().to_string()).await?;
+        let source = Source::default();
+        let (store, coordinator) = config.store.open_for(source.id().to_string()).await?;
+        let base = Base { store, coordinator, source, plans: Plans::default() };
+        Self::build(config, base, None::<TcpListener>).await
+    }
+
+    /// Starts a master on a base that was made for it, with the connections of `listener`, which stands
+    /// for the configured address. The configured store is not opened.
+    pub async fn start_on(config: MasterConfig, base: Base, listener: impl Listen) -> Result<Self, StartError> {
+        Self::build(config, base, Some(listener)).await
+    }
+
+    async fn build(config: MasterConfig, base: Base, listener: Option<impl Listen>) -> Result<Self, StartError> {
+        let Base { store, coordinator, source, plans } = base;
         let (loaded, updates) = store.load().await?;
-        let new_id = uuid::Uuid::new_v4().as_fields().0;
+        let new_id = source.id().as_fields().0;
         let facts = cluster::establish(&*store, &loaded, config.services, config.pods, new_id).await?;
 
         let (writer, stop_writer) = (TaskTracker::new(), CancellationToken::new());
-        let registry = Registry::start(store, loaded, updates, &writer, stop_writer.clone())?;
+        let registry = Registry::start(store, loaded, updates, &writer, stop_writer.clone())?.with_source(source);
         let failed = CancellationToken::new();
         tokio::spawn(watch_writer(writer.clone(), stop_writer.clone(), failed.clone()));
 
         let liveness = Arc::new(Liveness::default());
         let server_config = ServerConfig { allow_from: config.allow_from, ..ServerConfig::new(config.listen) };
         let unstopped = CancellationToken::new();
-        let server =
-            Server::start(server_config, registry.clone(), liveness.clone(), facts.clone(), &unstopped).await?;
+        let (of_server, listen) = ((registry.clone(), liveness.clone(), facts.clone()), config.listen);
+        let server = match (listener, of_server) {
+            (None, (registry, liveness, facts)) => {
+                Server::start(server_config, registry, liveness, facts, &unstopped).await?
+            }
+            (Some(listener), (registry, liveness, facts)) => {
+                Server::start_on(listener, listen, server_config, registry, liveness, facts, &unstopped).await?
+            }
+        };
         let advertised = config.advertise.map(|ip| SocketAddr::new(ip, server.address.port()));
         let (loops, stop_loops) = (TaskTracker::new(), CancellationToken::new());
         if !coordinator.is_alone() {
@@ -126,7 +161,7 @@ impl Master {
             loops.spawn(liveness::announce(liveness, coordinator, advertised, HEARTBEAT, stop_loops.clone()));
         }
         let (pod_cidr, beat, failing) = (facts.pod_cidr, HEARTBEAT, failed.clone());
-        let leading = Loops { registry, liveness, coordinator, advertised, pod_cidr, beat, failed: failing };
+        let leading = Loops { registry, liveness, coordinator, advertised, pod_cidr, beat, plans, failed: failing };
         loops.spawn(leadership::run(leading, stop_loops.clone()));
         Ok(Self { server, facts, loops, stop_loops, writer, stop_writer, failed })
     }

@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 /// Changes waiting for a part that is busy; then the watch waits, and the master cuts it off if that
 /// takes long: the reflector lists again.
-pub(crate) const QUEUE: usize = 64;
+pub const QUEUE: usize = 64;
 
 /// Carries every change to all `followers` until cancelled, or until one of them is gone.
-pub(crate) async fn run<T: TypedObject>(
+pub async fn run<T: TypedObject>(
     reflector: Reflector<T>,
     followers: Vec<mpsc::Sender<Change<T>>>,
     shutdown: CancellationToken,
@@ -21,7 +21,7 @@ pub(crate) async fn run<T: TypedObject>(
 }
 
 /// [`run`] that sets `synced` when the followers have been handed the first list.
-pub(crate) async fn run_synced<T: TypedObject>(
+pub async fn run_synced<T: TypedObject>(
     mut reflector: Reflector<T>,
     followers: Vec<mpsc::Sender<Change<T>>>,
     synced: watch::Sender<bool>,

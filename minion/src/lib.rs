@@ -10,7 +10,7 @@
 //! * [`reset`]: takes everything of a cluster off this host.
 
 pub mod dns;
-mod feed;
+pub mod feed;
 pub mod minion;
 pub mod network;
 pub mod node;

@@ -10,11 +10,11 @@ use http::{
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::{
-    client::legacy::{Client as HyperClient, connect::HttpConnector},
+    client::legacy::Client as HyperClient,
     rt::{TokioExecutor, TokioTimer},
 };
 
-use super::ClientError;
+use super::{ClientError, dial::Dialer};
 
 /// The port of a master whose address names none.
 const DEFAULT_PORT: u16 = 8080;
@@ -22,7 +22,7 @@ const DEFAULT_PORT: u16 = 8080;
 /// One master.
 #[derive(Debug)]
 pub(super) struct Link {
-    http: HyperClient<HttpConnector, Full<Bytes>>,
+    http: HyperClient<Dialer, Full<Bytes>>,
     /// `http://host:port`
     pub(super) server: String,
     /// `host:port`
@@ -51,7 +51,7 @@ impl std::fmt::Display for Failure {
 
 impl Link {
     /// A link to `server`: `http://host:port`, `host:port` or `host`.
-    pub(super) fn new(server: &str, connect_limit: Duration) -> Result<Self, ClientError> {
+    pub(super) fn new(server: &str, dialer: Dialer) -> Result<Self, ClientError> {
         let address = || ClientError::Address(server.to_owned());
         let rest = server.trim().trim_end_matches('/');
         let rest = rest.strip_prefix("http://").unwrap_or(rest);
@@ -65,14 +65,10 @@ impl Link {
             None if authority.as_str() != authority.host() => return Err(address()),
             None => format!("{authority}:{DEFAULT_PORT}").parse().map_err(|_| address())?,
         };
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(connect_limit));
-        connector.set_keepalive(Some(Duration::from_secs(15)));
         let http = HyperClient::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
-            .build(connector);
+            .build(dialer);
         Ok(Self { http, server: format!("http://{authority}"), authority })
     }
 
@@ -114,7 +110,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expected: Option<&str>) {
-        let link = Link::new(text, Duration::from_secs(1));
+        let link = Link::new(text, Dialer::tcp(Duration::from_secs(1)));
         assert_eq!(link.ok().map(|l| l.server).as_deref(), expected, "{text}");
     }
 

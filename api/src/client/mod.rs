@@ -1,8 +1,9 @@
 //! The typed client: every other part of the project meets the master through it.
 //!
 //! [`Client`] and [`Api`] speak of objects, [`Reflector`] keeps a cache of them, [`Transport`] finds
-//! a master that answers (`round`: which; `link`: how), [`ClientError`] says why none did.
+//! a master that answers (`round`: which; `link`: how; [`Dial`]: over what), [`ClientError`] says why none did.
 
+mod dial;
 mod failure;
 mod link;
 mod reflector;
@@ -10,10 +11,13 @@ mod round;
 mod transport;
 mod watch;
 
+pub use dial::{Dial, Duplex};
 pub use failure::{ClientError, Unreached};
 pub use reflector::{Change, Reflector};
 pub use transport::{Patience, Transport};
 pub use watch::{WatchEvent, WatchStream};
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Method;
@@ -57,7 +61,12 @@ impl Client {
 
     /// [`Client::new`] with other waiting times.
     pub fn with_patience(servers: &str, patience: Patience) -> Result<Self, ClientError> {
-        Ok(Self { transport: Transport::new(servers, patience)? })
+        Ok(Self { transport: Transport::new(servers, patience, None)? })
+    }
+
+    /// [`Client::new`] whose requests go over connections that `dial` makes.
+    pub fn with_dial(servers: &str, dial: Arc<dyn Dial>) -> Result<Self, ClientError> {
+        Ok(Self { transport: Transport::new(servers, Patience::default(), Some(dial))? })
     }
 
     /// The bare HTTP side, for paths that are not objects.

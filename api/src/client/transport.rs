@@ -12,7 +12,8 @@ use hyper::body::Incoming;
 use tokio::{net::TcpStream, sync::watch, time::Instant};
 
 use super::{
-    ClientError, Unreached,
+    ClientError, Dial, Unreached,
+    dial::Dialer,
     link::{Failure, Link},
     round::{Outcome, Round},
 };
@@ -52,6 +53,7 @@ impl Default for Patience {
 #[derive(Clone)]
 pub struct Transport {
     links: Arc<[Link]>,
+    dial: Option<Arc<dyn Dial>>,
     /// Whom the requests go to first.
     current: watch::Sender<usize>,
     patience: Patience,
@@ -65,17 +67,21 @@ impl fmt::Debug for Transport {
 
 impl Transport {
     /// `servers`: one master, or several with commas between.
-    pub(super) fn new(servers: &str, patience: Patience) -> Result<Self, ClientError> {
+    pub(super) fn new(servers: &str, patience: Patience, dial: Option<Arc<dyn Dial>>) -> Result<Self, ClientError> {
         let several = servers.contains(',');
         let connect = if several { patience.connect_of_several } else { patience.connect };
         let mut links: Vec<Link> = Vec::new();
         for server in servers.split(',') {
-            let link = Link::new(server, connect)?;
+            let dialer = match &dial {
+                None => Dialer::tcp(connect),
+                Some(dial) => Dialer::Given { dial: dial.clone(), limit: connect },
+            };
+            let link = Link::new(server, dialer)?;
             if !links.iter().any(|known| known.server == link.server) {
                 links.push(link);
             }
         }
-        Ok(Self { links: links.into(), current: watch::Sender::new(0), patience })
+        Ok(Self { links: links.into(), dial, current: watch::Sender::new(0), patience })
     }
 
     /// The master that is asked first: `http://host:port`.
@@ -90,7 +96,7 @@ impl Transport {
 
     /// One transport for each master, for what must reach every one of them.
     pub fn each(&self) -> Result<Vec<Transport>, ClientError> {
-        self.links.iter().map(|link| Transport::new(&link.server, self.patience)).collect()
+        self.links.iter().map(|link| Transport::new(&link.server, self.patience, self.dial.clone())).collect()
     }
 
     /// The index of the master that is asked first.

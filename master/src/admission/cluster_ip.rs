@@ -39,7 +39,7 @@ impl Allocator {
             Some(address) if !is_usable(self.range, address) => Err(Refusal::Outside),
             Some(address) if taken(&address) => Err(Refusal::Taken),
             Some(address) => Ok(address),
-            None => choose(self.range, taken, || uuid::Uuid::new_v4().as_u128() as u32).ok_or(Refusal::Full),
+            None => choose(self.range, taken, || registry.new_id().as_u128() as u32).ok_or(Refusal::Full),
         }
     }
 }

@@ -15,7 +15,6 @@ use coracle_api::{
     meta::ObjectMeta,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
-use jiff::Timestamp;
 
 use super::removal::{Propagation, Removal, remove};
 use crate::registry::{Entry, Expected, Owner, Registry};
@@ -103,7 +102,7 @@ pub(crate) async fn remove_all(registry: &Registry, dependents: Vec<Arc<Entry>>)
             propagation: Some(Propagation::Background),
             ..Removal::default()
         };
-        let now = Timestamp::now();
+        let now = registry.now();
         match Box::pin(remove(registry, entry.kind, &entry.key.namespace, &entry.key.name, &removal, now)).await {
             // Gone or replaced by a namesake meanwhile.
             Err(e) if !matches!(e.reason, Reason::NotFound | Reason::Conflict) => Err(e),

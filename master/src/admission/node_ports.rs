@@ -35,7 +35,7 @@ impl Hook for Allocator {
         let Some(spec) = object.downcast_mut::<Service>().and_then(|s| s.spec.as_mut()) else { return Ok(()) };
         let old = old.and_then(|o| o.downcast_ref::<Service>()).and_then(|s| s.spec.as_ref());
         let taken = |protocol: &str, port: u16| registry.is_claimed(&service::node_port_claim(protocol, port));
-        let random = || uuid::Uuid::new_v4().as_u128() as u32;
+        let random = || registry.new_id().as_u128() as u32;
         allot(spec, old, taken, random).map_err(|refusal| match refusal {
             Refusal::Full => {
                 let message =

@@ -9,7 +9,6 @@ use coracle_api::{
     meta::ObjectMeta,
     objects::pod,
 };
-use jiff::Timestamp;
 
 use super::{Controller, nodes::NODE_LOST};
 use crate::registry::{EventType, Key, Registry, WatchItem};
@@ -29,6 +28,7 @@ const MANAGER: &str = "endpoint-controller";
 #[derive(Debug)]
 pub(crate) struct EndpointsController {
     pub(crate) registry: Registry,
+    pub(crate) plan: fn(&Service, &[Pod]) -> Vec<EndpointSubset>,
 }
 
 impl Controller for EndpointsController {
@@ -88,7 +88,7 @@ impl Controller for EndpointsController {
             .filter(|entry| entry.pod().is_some_and(|p| p.is_active() && p.ip.is_some()))
             .filter_map(|entry| entry.typed())
             .collect();
-        let subsets = plan_subsets(&service, &pods);
+        let subsets = (self.plan)(&service, &pods);
         match current {
             Some(current) if current.subsets.as_deref().unwrap_or_default() == subsets => {}
             Some(_) => {
@@ -105,8 +105,8 @@ impl Controller for EndpointsController {
                     name: Some(key.name.to_string()),
                     namespace: Some(key.namespace.to_string()),
                     labels: Some(labels),
-                    uid: Some(uuid::Uuid::new_v4().to_string()),
-                    creation_timestamp: Some(Timestamp::now().into()),
+                    uid: Some(self.registry.new_id().to_string()),
+                    creation_timestamp: Some(self.registry.now().into()),
                     ..Default::default()
                 };
                 let subsets = (!subsets.is_empty()).then_some(subsets);

@@ -20,7 +20,7 @@ pub(crate) async fn expire(registry: Registry, stop: CancellationToken) {
     let mut period = tokio::time::interval(PERIOD);
     // Cancel-safe: a tick that loses is not consumed.
     while stop.run_until_cancelled(period.tick()).await.is_some() {
-        let now = Timestamp::now();
+        let now = registry.now();
         let events: Vec<(Key, Timestamp)> = registry
             .snapshot(Event::row())
             .entries

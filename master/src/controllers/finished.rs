@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use coracle_api::{TypedObject, core::Pod};
 use futures_util::future::join_all;
-use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -29,7 +28,7 @@ pub(crate) async fn bound(registry: Registry, stop: CancellationToken) {
         for group in surplus.chunks(GROUP_MAX) {
             let remove = |key: &Key| {
                 let (registry, key) = (registry.clone(), key.clone());
-                async move { delete_pod(&registry, &key.namespace, &key.name, None, Timestamp::now()).await }
+                async move { delete_pod(&registry, &key.namespace, &key.name, None, registry.now()).await }
             };
             // Gone already is fine, and what failed is still there in the next round.
             drop(join_all(group.iter().map(remove)).await);

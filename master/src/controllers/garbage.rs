@@ -31,11 +31,17 @@ pub(crate) struct GarbageController {
     registry: Registry,
     /// The uids of owners that something was seen to name: most deletions are of none of them.
     owners: Mutex<HashSet<CompactString>>,
+    is_garbage: fn(&[bool]) -> bool,
+}
+
+/// Whether an object goes, by which of its owners are there.
+pub(crate) fn is_garbage(owners_there: &[bool]) -> bool {
+    !owners_there.contains(&true)
 }
 
 impl GarbageController {
-    pub(crate) fn new(registry: Registry) -> Self {
-        Self { registry, owners: Mutex::default() }
+    pub(crate) fn new(registry: Registry, is_garbage: fn(&[bool]) -> bool) -> Self {
+        Self { registry, owners: Mutex::default(), is_garbage }
     }
 
     fn find(&self, namespace: &str, uid: &str) -> Option<Arc<Entry>> {
@@ -92,7 +98,7 @@ impl Controller for GarbageController {
         }
         let gone = |entry: &Arc<Entry>| {
             let there = |owner| dependents::is_there(registry, &entry.key.namespace, owner);
-            !entry.owners().iter().any(there)
+            (self.is_garbage)(&entry.owners().iter().map(there).collect::<Vec<_>>())
         };
         let (garbage, shared): (Vec<_>, Vec<_>) =
             dependents::of(registry, &key.namespace, &key.name).into_iter().partition(gone);

@@ -44,7 +44,7 @@ pub(crate) async fn ensure(registry: &Registry, admission: &Admission, now: Time
             continue;
         }
         let created = retry_choices(async || {
-            let mut service: Box<dyn Object> = Box::new(service(name, port, uuid::Uuid::new_v4(), now));
+            let mut service: Box<dyn Object> = Box::new(service(name, port, registry.new_id(), now));
             service.set_defaults();
             service.prepare_create();
             admission.admit(registry, &mut *service, None)?;
@@ -148,8 +148,8 @@ impl MasterEndpoints {
                     name: Some(name.into()),
                     namespace: Some("default".into()),
                     labels: Some([(MANAGED_BY.to_owned(), MANAGER.to_owned())].into()),
-                    uid: Some(uuid::Uuid::new_v4().to_string()),
-                    creation_timestamp: Some(Timestamp::now().into()),
+                    uid: Some(self.registry.new_id().to_string()),
+                    creation_timestamp: Some(self.registry.now().into()),
                     ..Default::default()
                 };
                 self.registry.create(Box::new(Endpoints { metadata, subsets: wanted })).await?;

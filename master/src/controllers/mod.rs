@@ -38,15 +38,22 @@ const RESYNC: Duration = Duration::from_secs(300);
 pub(crate) fn start(loops: &Loops, tasks: &TaskTracker, stop: &CancellationToken) {
     let spawn = |name, work| tasks.spawn(watched(name, work, stop.clone(), loops.failed.clone()));
     let events = Recorder::start(loops.registry.clone(), tasks, stop.clone());
-    let registry = || loops.registry.clone();
-    spawn("scheduler", Scheduler::new(registry(), events.component("scheduler")).run(stop.clone()).boxed());
-    let replication = replication::ReplicationManager::new(registry(), events.component("replication-controller"));
+    let (registry, plans) = (|| loops.registry.clone(), loops.plans);
+    spawn(
+        "scheduler",
+        Scheduler::new(registry(), events.component("scheduler")).with_plan(plans.place).run(stop.clone()).boxed(),
+    );
+    let recorder = events.component("replication-controller");
+    let replication = replication::ReplicationManager::new(registry(), recorder, plans.replicas);
     spawn("replication", drive(replication, registry(), stop.clone()).boxed());
-    let endpoints = endpoints::EndpointsController { registry: registry() };
+    let endpoints = endpoints::EndpointsController { registry: registry(), plan: plans.subsets };
     spawn("endpoints", drive(endpoints, registry(), stop.clone()).boxed());
     let namespaces = namespaces::NamespaceController { registry: registry() };
     spawn("namespaces", drive(namespaces, registry(), stop.clone()).boxed());
-    spawn("garbage", drive(garbage::GarbageController::new(registry()), registry(), stop.clone()).boxed());
+    spawn(
+        "garbage",
+        drive(garbage::GarbageController::new(registry(), plans.garbage), registry(), stop.clone()).boxed(),
+    );
     let nodes = nodes::NodeController {
         registry: registry(),
         liveness: loops.liveness.clone(),
@@ -54,6 +61,8 @@ pub(crate) fn start(loops: &Loops, tasks: &TaskTracker, stop: &CancellationToken
         events: events.component("node-controller"),
         pod_cidr: loops.pod_cidr,
         beat: loops.beat,
+        fate: plans.fate,
+        braked: plans.braked,
     };
     spawn("nodes", nodes.run(stop.clone()).boxed());
     let masters = master_services::MasterEndpoints {

@@ -7,7 +7,6 @@ use coracle_api::{
     core::{Namespace, Pod},
     kinds::KINDS,
 };
-use jiff::Timestamp;
 
 use super::Controller;
 use crate::registry::{Expected, Key, Registry, WatchItem};
@@ -43,8 +42,14 @@ impl Controller for NamespaceController {
             left += entries.len();
             for object in entries {
                 let gone = if **kind == *Pod::row() {
-                    crate::deletion::delete_pod(&self.registry, &object.namespace, &object.name, None, Timestamp::now())
-                        .await
+                    crate::deletion::delete_pod(
+                        &self.registry,
+                        &object.namespace,
+                        &object.name,
+                        None,
+                        self.registry.now(),
+                    )
+                    .await
                 } else {
                     self.registry.delete(kind, &object.namespace, &object.name, Expected::Any).await
                 };

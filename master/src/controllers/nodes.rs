@@ -20,13 +20,12 @@ use coracle_api::{
 };
 use futures_util::{StreamExt, future::join_all};
 use ipnet::Ipv4Net;
-use jiff::Timestamp;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     changes,
-    relocation::{self, Fate, Sound, braked},
+    relocation::{self, Fate, Sound},
 };
 use crate::{
     coordination::Announcements,
@@ -56,6 +55,8 @@ pub(crate) struct NodeController {
     pub(crate) events: Recorder,
     pub(crate) pod_cidr: Ipv4Net,
     pub(crate) beat: Duration,
+    pub(crate) fate: fn(&Pod) -> Fate,
+    pub(crate) braked: fn(&[Sound], Duration) -> bool,
 }
 
 /// What a node's `Ready` condition should say.
@@ -273,7 +274,7 @@ impl NodeController {
     }
 
     async fn write_health(&self, name: &str, health: &Health) -> Result<(), ApiError> {
-        let now = Timestamp::now();
+        let now = self.registry.now();
         let set = |node: &mut Node| {
             let conditions = node.status.get_or_insert_default().conditions.get_or_insert_default();
             let old = conditions.iter().find(|c| c.type_ == "Ready" && c.status == health.status);
@@ -323,7 +324,7 @@ impl NodeController {
             let cleared = memory.cleared.contains(node);
             (is_minion || !pods.indexed(node).is_empty()).then_some(Sound { silence: *silence, cleared })
         });
-        let braked = braked(sounds, self.beat.mul_f64(LATE_BEATS));
+        let braked = (self.braked)(&sounds.collect::<Vec<_>>(), self.beat.mul_f64(LATE_BEATS));
         if braked {
             if memory.braked_at.replace(now).is_none() {
                 tracing::warn!(minions = ?silent, "most minions are silent: their pods stay until half answer again");
@@ -363,7 +364,7 @@ impl NodeController {
 
     /// Moves one pod away from a minion that is silent or gone.
     async fn move_pod(&self, node: &str, pod: &Entry, why: &str) -> Result<(), ApiError> {
-        match pod.typed::<Pod>().as_ref().map(relocation::fate) {
+        match pod.typed::<Pod>().as_ref().map(self.fate) {
             Some(Fate::Remove) => self.remove_pod(pod, why).await,
             Some(Fate::Renew) => self.renew_pod(node, pod, why).await,
             Some(Fate::Stay) | None => Ok(()),
@@ -373,7 +374,7 @@ impl NodeController {
     async fn remove_pod(&self, pod: &Entry, why: &str) -> Result<(), ApiError> {
         let (namespace, name) = (&pod.key.namespace, &pod.key.name);
         let same = |meta: &ObjectMeta| is_same(meta, pod);
-        delete_pod_if(&self.registry, namespace, name, Some(0), Timestamp::now(), same).await?;
+        delete_pod_if(&self.registry, namespace, name, Some(0), self.registry.now(), same).await?;
         if let Some(removed) = pod.typed::<Pod>() {
             self.events.warning(&removed, "MinionLost", &format!("removed: {why}"));
         }
@@ -381,15 +382,15 @@ impl NodeController {
     }
 
     async fn renew_pod(&self, node: &str, pod: &Entry, why: &str) -> Result<(), ApiError> {
-        let uid = uuid::Uuid::new_v4().to_string();
+        let uid = self.registry.new_id().to_string();
         let mut done = false;
         let set = |now: &mut Pod| {
             is_same(&now.metadata, pod)?;
             // Looked at again in the very state that is written.
             let here = now.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node);
-            done = here && relocation::fate(now) == Fate::Renew;
+            done = here && (self.fate)(now) == Fate::Renew;
             if done {
-                relocation::renew(now, uid.clone(), Timestamp::now().into());
+                relocation::renew(now, uid.clone(), self.registry.now().into());
             }
             Ok(done)
         };
@@ -451,7 +452,7 @@ impl NodeController {
             let why = format!("its minion {node} was deleted");
             for pod in pods.indexed(&node).values() {
                 // What could only stay has nothing to wait for any more.
-                let result = match pod.typed::<Pod>().as_ref().map(relocation::fate) {
+                let result = match pod.typed::<Pod>().as_ref().map(self.fate) {
                     Some(Fate::Renew) => self.renew_pod(&node, pod, &why).await,
                     _ => self.remove_pod(pod, &why).await,
                 };

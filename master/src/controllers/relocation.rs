@@ -27,19 +27,19 @@ const OLD_LOSS: Duration = Duration::from_secs(300);
 
 /// A minion, as far as the brake is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Sound {
+pub struct Sound {
     /// How long it has not been heard by any master.
-    pub(crate) silence: Duration,
+    pub silence: Duration,
     /// Whether what could move has moved.
-    pub(crate) cleared: bool,
+    pub cleared: bool,
 }
 
 /// Whether so many minions are silent that nothing may move. `due` is how long a minion may
 /// be silent before it is late: one that is late may be the next to fall silent of the same cause, so
 /// it counts.
-pub(crate) fn braked(minions: impl Iterator<Item = Sound>, due: Duration) -> bool {
+pub(crate) fn braked(minions: &[Sound], due: Duration) -> bool {
     let (mut silent, mut all) = (0u32, 0u32);
-    for minion in minions.filter(|minion| !minion.cleared || minion.silence < OLD_LOSS) {
+    for minion in minions.iter().filter(|minion| !minion.cleared || minion.silence < OLD_LOSS) {
         all += 1;
         silent += u32::from(minion.silence > due);
     }
@@ -48,7 +48,7 @@ pub(crate) fn braked(minions: impl Iterator<Item = Sound>, due: Duration) -> boo
 
 /// What becomes of a pod whose minion is silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub enum Fate {
     /// It stays as it is, marked, and waits for its minion.
     Stay,
     /// It is removed: somebody else cares for a replacement, or it was to go anyway.
@@ -156,7 +156,8 @@ mod tests {
         let check = |silences: &[(u64, bool)], expected: bool| {
             let sound =
                 |(seconds, cleared): &(u64, bool)| Sound { silence: Duration::from_secs(*seconds), cleared: *cleared };
-            assert_eq!(braked(silences.iter().map(sound), Duration::from_millis(2500)), expected, "{silences:?}");
+            let minions: Vec<Sound> = silences.iter().map(sound).collect();
+            assert_eq!(braked(&minions, Duration::from_millis(2500)), expected, "{silences:?}");
         };
         let (no, yes) = (false, true);
         check(&[(0, no), (1, no), (5, no)], false);

@@ -7,7 +7,7 @@
 //! A change of the template changes no pod. Each says of which template it was made, and may be
 //! ordered to be replaced ([`coracle_api::objects::replacement`]); then another is made first.
 
-mod plan;
+pub(crate) mod plan;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,7 +27,7 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use self::plan::{Desired, Owner, Plan, Replica, plan_replicas};
+use self::plan::{Desired, Owner, Plan, Replica};
 use super::Controller;
 use crate::{
     admission::namespace_is_ending,
@@ -44,6 +44,7 @@ const UUID_NAMES: &str = "io.coracle.v1beta1/uuid-names";
 pub(crate) struct ReplicationManager {
     registry: Registry,
     events: Recorder,
+    plan: fn(Desired, &[Replica]) -> Plan,
     ready_since: ReadySince,
 }
 
@@ -114,7 +115,7 @@ impl Controller for ReplicationManager {
             return Ok(None);
         };
         let desired = desired(&rc);
-        let mut plan = plan_replicas(desired, &self.observe(key, &rc, desired, Instant::now()));
+        let mut plan = (self.plan)(desired, &self.observe(key, &rc, desired, Instant::now()));
         if namespace_is_ending(&self.registry, &key.namespace) {
             plan.create = 0;
         }
@@ -138,8 +139,8 @@ impl Controller for ReplicationManager {
 }
 
 impl ReplicationManager {
-    pub(crate) fn new(registry: Registry, events: Recorder) -> Self {
-        Self { registry, events, ready_since: ReadySince::default() }
+    pub(crate) fn new(registry: Registry, events: Recorder, plan: fn(Desired, &[Replica]) -> Plan) -> Self {
+        Self { registry, events, plan, ready_since: ReadySince::default() }
     }
 
     fn observe(&self, key: &Key, rc: &ReplicationController, desired: Desired, now: Instant) -> Vec<Replica> {
@@ -184,8 +185,8 @@ impl ReplicationManager {
     }
 
     async fn create_pod(&self, rc: &ReplicationController) -> Result<(), ApiError> {
-        let now = Timestamp::now();
-        let pod = new_pod(rc, uuid::Uuid::new_v4(), now)?;
+        let now = self.registry.now();
+        let pod = new_pod(rc, self.registry.new_id(), now)?;
         let name = pod.metadata.name.clone().unwrap_or_default();
         self.registry.create(Box::new(pod)).await?;
         self.events.normal(rc, "SuccessfulCreate", &format!("Created pod: {name}"));
@@ -194,7 +195,7 @@ impl ReplicationManager {
 
     async fn delete_pod(&self, rc: &ReplicationController, key: &Key, grace_s: Option<u32>) -> Result<(), ApiError> {
         let grace_s = grace_s.map(i64::from);
-        delete_pod(&self.registry, &key.namespace, &key.name, grace_s, Timestamp::now()).await?;
+        delete_pod(&self.registry, &key.namespace, &key.name, grace_s, self.registry.now()).await?;
         self.events.normal(rc, "SuccessfulDelete", &format!("Deleted pod: {}", key.name));
         Ok(())
     }

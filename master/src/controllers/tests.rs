@@ -15,6 +15,7 @@ use crate::{
     coordination::Alone,
     deletion,
     liveness::{Beat, Condition, Liveness},
+    plans::Plans,
     registry::{Expected, LogLimits, PodFacts},
     store::{MemoryStore, Store},
 };
@@ -81,6 +82,7 @@ impl World {
             advertised,
             pod_cidr: pod_cidr.parse().unwrap(),
             beat: Duration::from_secs(2),
+            plans: Plans::default(),
             failed: CancellationToken::new(),
         };
         start(&loops, &tasks, &stop);

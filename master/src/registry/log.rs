@@ -117,9 +117,10 @@ impl EventLog {
         for event in events {
             for value in Self::values(&event) {
                 let floor = self.floor;
+                let name = value.clone();
                 let lane = self.lanes.entry(value).or_insert_with(|| Arc::new(Lane::new(floor)));
                 lane.tail.write().unwrap_or_else(PoisonError::into_inner).events.push_back(event.clone());
-                touched.entry(Arc::as_ptr(lane).addr()).or_insert_with(|| lane.clone());
+                touched.entry(name).or_insert_with(|| lane.clone());
             }
             self.bytes += event.entry.json.len();
             self.events.push_back((now, event));

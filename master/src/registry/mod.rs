@@ -33,17 +33,22 @@ use coracle_api::{
     selector::{FieldSelector, LabelSelector},
 };
 use imbl::OrdMap;
+use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, oneshot, watch as signal},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 pub use entry::{Entries, Entry, Facts, Key, Owner};
 pub use pod_facts::{HostPort, PodFacts, PodPhase};
 pub use watch::{EventType, WatchItem, Watcher};
 
-use crate::store::{Expect, Fence, Health, Loaded, Op, Store, StoreError, Updates};
+use crate::{
+    source::Source,
+    store::{Expect, Fence, Health, Loaded, Op, Store, StoreError, Updates},
+};
 use log::EventLog;
 pub(crate) use log::LogLimits;
 use sequencer::{Answer, WriteRequest};
@@ -258,6 +263,7 @@ pub struct Registry {
     inner: Arc<Inner>,
     /// Goes with the writes of this handle.
     fence: Option<Fence>,
+    source: Source,
 }
 
 impl Registry {
@@ -309,7 +315,7 @@ impl Registry {
             claims: Mutex::new(claims),
             health: store.health(),
         };
-        let registry = Self { inner: Arc::new(inner), fence: None };
+        let registry = Self { inner: Arc::new(inner), fence: None, source: Source::default() };
         tasks.spawn(sequencer::run(registry.clone(), store, queue, updates, stop));
         Ok(registry)
     }
@@ -317,6 +323,32 @@ impl Registry {
     /// A handle whose writes happen only under this leadership.
     pub fn fenced(&self, fence: Option<Fence>) -> Self {
         Self { fence, ..self.clone() }
+    }
+
+    /// A handle whose users get the time and new ids from this source.
+    pub fn with_source(&self, source: Source) -> Self {
+        Self { source, ..self.clone() }
+    }
+
+    /// Where this handle's users get the time and new ids from.
+    pub fn source(&self) -> Source {
+        self.source.clone()
+    }
+
+    /// The time, for what is written through this handle.
+    pub fn now(&self) -> Timestamp {
+        self.source.now()
+    }
+
+    /// [`Registry::now`] in whole seconds, as timestamps go on the wire.
+    pub(crate) fn now_s(&self) -> Timestamp {
+        let now = self.now();
+        Timestamp::from_second(now.as_second()).unwrap_or(now)
+    }
+
+    /// A new id.
+    pub fn new_id(&self) -> Uuid {
+        self.source.id()
     }
 
     /// How the store is doing.

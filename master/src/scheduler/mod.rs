@@ -53,7 +53,6 @@ use futures_util::{
     FutureExt, StreamExt,
     future::{JoinAll, MaybeDone, join_all, maybe_done},
 };
-use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -88,6 +87,7 @@ const RETELL: Duration = Duration::from_secs(10);
 pub struct Scheduler {
     registry: Registry,
     events: Recorder,
+    decide: fn(&Cluster, &Wanted) -> Decision,
     cluster: Cluster,
     /// To be decided now, in the order in which they came. May hold what has gone meanwhile.
     queue: VecDeque<Key>,
@@ -128,6 +128,7 @@ impl Scheduler {
         Self {
             registry,
             events,
+            decide,
             cluster: Cluster::default(),
             queue: VecDeque::new(),
             queued: Default::default(),
@@ -139,6 +140,11 @@ impl Scheduler {
             stirred: false,
             round_now: false,
         }
+    }
+
+    /// The same scheduler with another way to decide.
+    pub fn with_plan(self, decide: fn(&Cluster, &Wanted) -> Decision) -> Self {
+        Self { decide, ..self }
     }
 
     /// Runs until `stop`.
@@ -271,7 +277,7 @@ impl Scheduler {
     /// Decides on pods until a batch is full. Their bindings are on their way when this returns.
     fn decide_batch(&mut self) -> (Option<Flight>, Vec<Telling>) {
         let (mut bound, mut writes, mut tellings) = (Vec::new(), Vec::new(), Vec::new());
-        let now = Timestamp::now();
+        let now = self.registry.now();
         while bound.len() + tellings.len() < BATCH
             && let Some(key) = self.next_pod()
         {
@@ -287,7 +293,7 @@ impl Scheduler {
                 tellings.push(self.waiting.refuse(&key, wanted, None));
                 continue;
             }
-            match decide(&self.cluster, &wanted) {
+            match (self.decide)(&self.cluster, &wanted) {
                 Decision::Place { node } => {
                     // Assumed placed, so that the next decision counts it.
                     self.cluster.assume(&key, facts, &node);
@@ -359,7 +365,7 @@ impl Scheduler {
                     self.events.warning(&regarding(&pod), "FailedScheduling", why);
                 }
             }
-            let now = Timestamp::now();
+            let now = self.registry.now();
             let writes = part.iter().map(|(key, why, _)| binding::tell_unschedulable(&self.registry, key, why, now));
             for result in join_all(writes).await {
                 if let Err(error) = result {

@@ -105,7 +105,7 @@ pub(crate) async fn delete(shared: &Shared, target: &Target, order: &Order) -> R
 
 /// Deletes one object and says what came of it.
 pub(crate) async fn remove(shared: &Shared, target: &Target, order: &Order) -> Result<Removed, ApiError> {
-    let now = write::now_s();
+    let now = shared.registry.now_s();
     admission::remove(&shared.registry, target.kind, target.namespace(), target.name(), &order.removal, now).await
 }
 
@@ -123,7 +123,9 @@ pub(crate) async fn delete_collection(
         for entry in &entries {
             let (namespace, name) = (&entry.key.namespace, &entry.key.name);
             let removal = Removal { uid: Some(entry.uid().to_owned()), ..order.removal.clone() };
-            match admission::remove(&shared.registry, target.kind, namespace, name, &removal, write::now_s()).await {
+            match admission::remove(&shared.registry, target.kind, namespace, name, &removal, shared.registry.now_s())
+                .await
+            {
                 // Gone or replaced by a namesake meanwhile: what was listed is not there any more.
                 Err(e) if !matches!(e.reason, Reason::NotFound | Reason::Conflict) => return Err(e),
                 _ => {}

@@ -32,7 +32,7 @@ pub(crate) async fn evict(shared: &Shared, target: &Target, body: &[u8], dry_run
     let order = &eviction.order;
     if !dry_run && !order.is_dry_run() {
         let (namespace, name) = (target.namespace(), target.name());
-        let (grace_s, now) = (order.removal().grace_s, write::now_s());
+        let (grace_s, now) = (order.removal().grace_s, shared.registry.now_s());
         let same = |meta: &_| order.removal().check(target.kind, meta);
         match way(shared, &entry, eviction.moves) {
             Way::Replace => replace(shared, &entry, &eviction).await?,

@@ -24,11 +24,11 @@ const NETWORK_OPERATOR: Identity = Identity { name: "network-operator" };
 
 /// The two ends of a connection.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ends {
+pub struct Ends {
     /// The caller's.
-    pub(crate) peer: SocketAddr,
+    pub peer: SocketAddr,
     /// The master's: the address that was called, also when all are listened on.
-    pub(crate) local: IpAddr,
+    pub local: IpAddr,
 }
 
 /// What the listener knows about a connection, and the request's own idea of its target.

@@ -91,16 +91,16 @@ async fn create(shared: &Shared, target: &Target, request: Request) -> Result<Re
     let body = read(shared, &request.headers, request.body).await?;
     let mut object = v1beta1::decode(target.kind, &body, target.namespace())?;
     if !target.kind.stored {
-        binding::bind(&shared.registry, &*object, write::now_s()).await?;
+        binding::bind(&shared.registry, &*object, shared.registry.now_s()).await?;
         return Ok(answer::json(StatusCode::CREATED, v1beta1::success_status()));
     }
     if object.name().is_empty() && NAMELESS.contains(&target.kind.plural) {
-        object.meta_mut().name = Some(uuid::Uuid::new_v4().to_string());
+        object.meta_mut().name = Some(shared.registry.new_id().to_string());
     }
     if target.kind.namespaced {
         // Any name was a namespace in 2014.
-        let uid = uuid::Uuid::new_v4().to_string();
-        admission::ensure_namespace(&shared.registry, target.namespace(), write::now_s(), uid).await?;
+        let uid = shared.registry.new_id().to_string();
+        admission::ensure_namespace(&shared.registry, target.namespace(), shared.registry.now_s(), uid).await?;
     }
     let written = write::create(shared, object, target.namespace.as_deref(), false).await?;
     written_answer(target.kind, StatusCode::CREATED, &written)

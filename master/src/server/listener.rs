@@ -18,6 +18,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
@@ -41,8 +42,43 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const ACCEPT_BACKOFF_MIN: Duration = Duration::from_millis(5);
 const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
+/// Where connections come from: the network, or a simulation of one.
+pub trait Listen: Send + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// The next connection. Cancel-safe: one that was not taken is there the next time.
+    fn accept(&mut self) -> impl Future<Output = std::io::Result<(Self::Stream, Ends)>> + Send;
+
+    /// Has the connection end when its peer takes no data for this long.
+    fn limit_stalls(stream: &Self::Stream, stall_time: Duration) -> std::io::Result<()>;
+}
+
+impl Listen for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&mut self) -> std::io::Result<(TcpStream, Ends)> {
+        loop {
+            let (stream, peer) = TcpListener::accept(self).await?;
+            // Without an address of its own the connection is broken already.
+            if let Ok(local) = stream.local_addr() {
+                return Ok((stream, Ends { peer, local: local.ip() }));
+            }
+        }
+    }
+
+    /// By the kernel, which also asks a peer that is silent whether it is there.
+    fn limit_stalls(stream: &TcpStream, stall_time: Duration) -> std::io::Result<()> {
+        stream.set_nodelay(true)?;
+        let timeout = u32::try_from(stall_time.as_millis()).unwrap_or(u32::MAX);
+        rustix::net::sockopt::set_socket_keepalive(stream, true)?;
+        rustix::net::sockopt::set_tcp_user_timeout(stream, timeout)?;
+        Ok(())
+    }
+}
+
 /// Accepts until `stop`, then lets open requests finish for the drain time at most.
-pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+pub(super) async fn serve<L: Listen>(mut listener: L, shared: Arc<Shared>) {
     let connections = Arc::new(Semaphore::new(shared.limits.connections));
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     let (tasks, abort) = (TaskTracker::new(), CancellationToken::new());
@@ -56,11 +92,8 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         });
         let Some((place, accepted)) = next.await else { break };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok((stream, ends)) => {
                 backoff = ACCEPT_BACKOFF_MIN;
-                // Without an address of its own the connection is broken already.
-                let Ok(local) = stream.local_addr() else { continue };
-                let ends = Ends { peer, local: local.ip() };
                 let place = match shared.access.identify(ends) {
                     Some(_) => place.ok(),
                     None => strangers.clone().try_acquire_owned().ok(),
@@ -69,7 +102,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                 let (shared, abort) = (shared.clone(), abort.clone());
                 tasks.spawn(async move {
                     // Cancel-safe: aborting is what dropping the connection is for.
-                    abort.run_until_cancelled(connection(stream, ends, shared)).await;
+                    abort.run_until_cancelled(connection::<L>(stream, ends, shared)).await;
                     drop(place);
                 });
             }
@@ -94,9 +127,9 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn connection(stream: TcpStream, ends: Ends, shared: Arc<Shared>) {
+async fn connection<L: Listen>(stream: L::Stream, ends: Ends, shared: Arc<Shared>) {
     let peer = ends.peer;
-    if let Err(error) = set_options(&stream, shared.limits.stall_time) {
+    if let Err(error) = L::limit_stalls(&stream, shared.limits.stall_time) {
         tracing::debug!(%peer, %error, "socket options");
     }
     let started = Arc::new(AtomicBool::new(false));
@@ -154,16 +187,6 @@ async fn connection(stream: TcpStream, ends: Ends, shared: Arc<Shared>) {
     if let Err(error) = serving.await {
         tracing::debug!(%peer, %error, "a connection broke while draining");
     }
-}
-
-/// The kernel ends a connection whose peer takes no data for the stall time: it is gone, or its
-/// reader stands still.
-fn set_options(stream: &TcpStream, stall_time: Duration) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
-    let timeout = u32::try_from(stall_time.as_millis()).unwrap_or(u32::MAX);
-    rustix::net::sockopt::set_socket_keepalive(stream, true)?;
-    rustix::net::sockopt::set_tcp_user_timeout(stream, timeout)?;
-    Ok(())
 }
 
 /// The one filter: everything about a request goes to [`request::handle`].

@@ -43,7 +43,9 @@ use ipnet::IpNet;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use identity::Ends;
 pub use limits::Limits;
+pub use listener::Listen;
 
 use crate::{
     admission::{self, Admission},
@@ -118,6 +120,11 @@ pub(crate) struct Shared {
     tasks: TaskTracker,
 }
 
+fn access_of(config: &ServerConfig) -> Result<identity::Access, StartError> {
+    let access = identity::Access::new(config.listen.ip(), &config.allow_from);
+    access.ok_or(StartError::OpenToAll(config.listen))
+}
+
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
@@ -136,13 +143,27 @@ impl Server {
         facts: ClusterFacts,
         stop: &CancellationToken,
     ) -> Result<Self, StartError> {
-        let access = identity::Access::new(config.listen.ip(), &config.allow_from)
-            .ok_or(StartError::OpenToAll(config.listen))?;
-        let bind = |source| StartError::Bind { address: config.listen, source };
-        let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
+        let listen = config.listen;
+        access_of(&config)?;
+        let bind = |source| StartError::Bind { address: listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
+        Self::start_on(listener, address, config, registry, liveness, facts, stop).await
+    }
+
+    /// [`Server::start`] with the connections of `listener`, which stands for `address`.
+    pub(crate) async fn start_on(
+        listener: impl Listen,
+        address: SocketAddr,
+        config: ServerConfig,
+        registry: Registry,
+        liveness: Arc<Liveness>,
+        facts: ClusterFacts,
+        stop: &CancellationToken,
+    ) -> Result<Self, StartError> {
+        let access = access_of(&config)?;
         let admission = Admission::new(facts.service_cidr);
-        let (now, uid) = (write::now_s(), uuid::Uuid::new_v4().to_string());
+        let (now, uid) = (registry.now_s(), registry.new_id().to_string());
         admission::ensure_namespace(&registry, DEFAULT_NAMESPACE, now, uid).await.map_err(StartError::Prepare)?;
         master_services::ensure(&registry, &admission, now).await.map_err(StartError::Prepare)?;
         let stop = stop.child_token();

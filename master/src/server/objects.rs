@@ -93,7 +93,7 @@ async fn bind(shared: &Shared, target: &Target, body: &[u8], options: WriteOptio
     }
     meta.namespace = Some(target.namespace.clone().or(meta.namespace.take()).unwrap_or_else(|| "default".into()));
     if !options.dry_run {
-        binding::bind(&shared.registry, &*object, write::now_s()).await?;
+        binding::bind(&shared.registry, &*object, shared.registry.now_s()).await?;
     }
     Ok(answer::success(StatusCode::CREATED, target.kind.plural, object.name(), ""))
 }

@@ -8,7 +8,6 @@ use coracle_api::{
     ApiError, Kind, Object,
     error::{FieldErrors, Reason},
 };
-use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{Shared, decode, decode::Strictness, patch::Patch, query::Query, router::Target};
@@ -79,7 +78,7 @@ pub(crate) async fn create(
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
     }
     // What only the server may say.
-    meta.creation_timestamp = Some(now_s().into());
+    meta.creation_timestamp = Some(shared.registry.now_s().into());
     meta.deletion_timestamp = None;
     meta.deletion_grace_period_seconds = None;
     meta.managed_fields = None;
@@ -102,10 +101,10 @@ pub(crate) async fn create(
     for left in (0..attempts).rev() {
         let next = if left > 0 { given.as_ref().map(|object| object.clone_box()) } else { None };
         let Some(mut object) = std::mem::replace(&mut given, next) else { break };
-        let uid = uuid::Uuid::new_v4();
+        let uid = shared.registry.new_id();
         object.meta_mut().uid = Some(uid.to_string());
         if let Some(base) = &base {
-            object.meta_mut().name = Some(generated_name(base, uuid::Uuid::new_v4().as_u128()));
+            object.meta_mut().name = Some(generated_name(base, shared.registry.new_id().as_u128()));
         }
         shared.admission.admit(&shared.registry, &mut *object, None)?;
         object.validate()?;
@@ -241,12 +240,6 @@ pub(crate) fn find(
     name: &str,
 ) -> Result<std::sync::Arc<Entry>, ApiError> {
     shared.registry.get(kind, namespace, name).ok_or_else(|| ApiError::not_found(kind.error_name, name))
-}
-
-/// Now, in whole seconds, as timestamps go on the wire.
-pub(crate) fn now_s() -> Timestamp {
-    let now = Timestamp::now();
-    Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
 /// A uid in a body means that very object.

@@ -45,6 +45,8 @@ pub async fn run<R: Runtime>(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut silent_beats = 0;
     let mut heard = true;
+    // Whether the Node may lack what this minion says of itself: then no pod should come here yet.
+    let mut unregistered = false;
     loop {
         // Cancel-safe: a tick not taken comes again.
         tokio::select! {
@@ -54,16 +56,21 @@ pub async fn run<R: Runtime>(
         let engine = engine_error(&*runtime).await;
         silent_beats = if engine.is_some() { silent_beats + 1 } else { 0 };
         let beat = beat(silent_beats, engine);
-        // Cancel-safe: a beat lost is a beat missed.
-        let sent = tokio::select! {
-            () = shutdown.cancelled() => return,
-            sent = tokio::time::timeout(limit, send(&client, &path, &beat)) => sent,
+        let beating = async {
+            if unregistered {
+                register_again(&registration, pod_cidr, &mut unregistered).await?;
+            }
+            match tokio::time::timeout(limit, send(&client, &path, &beat)).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(e)) if e.is_not_found() => register_again(&registration, pod_cidr, &mut unregistered).await,
+                Ok(Err(e)) => Err(e.to_string()),
+                Err(_) => Err(format!("no answer within {} ms", limit.as_millis())),
+            }
         };
-        let error = match sent {
-            Ok(Ok(())) => None,
-            Ok(Err(e)) if e.is_not_found() => register_again(&registration, pod_cidr).await.err(),
-            Ok(Err(e)) => Some(e.to_string()),
-            Err(_) => Some(format!("no answer within {} ms", limit.as_millis())),
+        // Cancel-safe: a beat lost is a beat missed.
+        let error = tokio::select! {
+            () = shutdown.cancelled() => return,
+            beaten = beating => beaten.err(),
         };
         if error.is_some() == heard {
             heard = error.is_none();
@@ -81,8 +88,11 @@ async fn send(client: &Client, path: &str, beat: &Beat) -> Result<(), ClientErro
     client.transport().json(Method::PUT, path, Some(body)).await.map(drop)
 }
 
-async fn register_again(registration: &Registration, pod_cidr: Ipv4Net) -> Result<(), String> {
+/// Makes the Node anew. It takes several requests: as long as not all were answered, `unregistered` says so.
+async fn register_again(registration: &Registration, pod_cidr: Ipv4Net, unregistered: &mut bool) -> Result<(), String> {
+    *unregistered = true;
     let node = registration.ensure(Some(pod_cidr)).await.map_err(|e| e.to_string())?;
+    *unregistered = false;
     tracing::info!(node = registration.facts().name, "registered again: the master had no such node");
     match pod_cidr_of(&node) {
         Some(given) if given != pod_cidr => Err(format!(
@@ -111,7 +121,105 @@ fn beat(silent_beats: u32, engine_error: Option<String>) -> Beat {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        convert::Infallible,
+        io,
+        net::Ipv4Addr,
+        sync::{Mutex, PoisonError},
+    };
+
+    use coracle_api::{
+        client::{Dial, Duplex},
+        clock::Clock,
+        core::NodeSystemInfo,
+    };
+    use futures_util::future::BoxFuture;
+    use http::{Request, Response, StatusCode};
+    use http_body_util::{BodyExt, Full};
+    use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+    use hyper_util::rt::TokioIo;
+
     use super::*;
+    use crate::{node::facts::NodeFacts, runtime::hollow::Hollow};
+
+    /// A master that knows no node at first and fails the first write of a status.
+    #[derive(Debug, Default)]
+    struct Forgetful(Mutex<Known>);
+
+    #[derive(Debug, Default)]
+    struct Known {
+        node: Option<Bytes>,
+        heard: Vec<String>,
+    }
+
+    impl Forgetful {
+        fn answer(&self, method: &str, path: &str, body: Bytes) -> (StatusCode, Bytes) {
+            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let what = path.rsplit('/').next().unwrap_or_default();
+            let code = match (method, what, known.node.is_some()) {
+                ("PUT", "status", _) if !known.heard.iter().any(|h| h.starts_with("PUT status")) => 503,
+                ("PUT", "status", _) => 200,
+                ("POST", ..) => 201,
+                (.., known) => {
+                    if known {
+                        200
+                    } else {
+                        404
+                    }
+                }
+            };
+            known.heard.push(format!("{method} {what} {code}"));
+            if method == "POST" {
+                known.node = Some(body);
+            }
+            (StatusCode::from_u16(code).unwrap(), known.node.clone().unwrap_or_default())
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    struct Line(Arc<Forgetful>);
+
+    impl Dial for Line {
+        fn dial(&self, _: &str) -> BoxFuture<'static, io::Result<Box<dyn Duplex>>> {
+            let (ours, theirs) = tokio::io::duplex(64 << 10);
+            let master = self.0.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let master = master.clone();
+                async move {
+                    let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+                    let body = request.into_body().collect().await.unwrap().to_bytes();
+                    let (code, body) = master.answer(&method, &path, body);
+                    Ok::<_, Infallible>(Response::builder().status(code).body(Full::new(body)).unwrap())
+                }
+            });
+            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(theirs), service));
+            Box::pin(async { Ok(Box::new(ours) as Box<dyn Duplex>) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_was_made_by_half_is_finished_before_the_next_beat() {
+        let master = Arc::new(Forgetful::default());
+        let client = Client::with_dial("192.0.2.1", Arc::new(Line(master.clone()))).unwrap();
+        let facts = NodeFacts {
+            name: "m1".into(),
+            address: Ipv4Addr::new(192, 0, 2, 7).into(),
+            cpu_milli: 2000,
+            memory_bytes: 8 << 30,
+            pods_max: 110,
+            system: NodeSystemInfo::default(),
+        };
+        let registration = Registration::new(&client, facts);
+        let runtime = Arc::new(Hollow::new(Clock::simulated(jiff::Timestamp::UNIX_EPOCH)));
+        let (interval, stop) = (Duration::from_secs(2), CancellationToken::new());
+        let cidr = "10.244.3.0/24".parse().unwrap();
+        let beating = run(client, registration, cidr, runtime, interval, stop.clone());
+        assert!(tokio::time::timeout(Duration::from_secs(5), beating).await.is_err(), "it beats for ever");
+        let heard = master.0.lock().unwrap().heard.join(", ");
+        let expected = "PUT heartbeat 404, GET m1 404, POST nodes 201, PUT status 503, \
+            GET m1 200, PUT status 200, PUT heartbeat 200, PUT heartbeat 200";
+        assert_eq!(heard, expected);
+    }
 
     #[test]
     fn an_engine_may_be_silent_for_two_beats() {

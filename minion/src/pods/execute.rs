@@ -148,6 +148,9 @@ impl<R: Runtime, P: Report> Step<'_, R, P> {
     }
 
     async fn remove_volumes(&self) -> Outcome {
+        if !self.shared.volumes.can_keep() {
+            return Outcome::VolumesRemoved;
+        }
         let (volumes, uid) = (self.shared.volumes.clone(), self.job.uid.clone());
         match tokio::task::spawn_blocking(move || volumes.remove(&uid)).await {
             Ok(Ok(())) => Outcome::VolumesRemoved,

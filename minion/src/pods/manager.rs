@@ -20,6 +20,9 @@ use super::{
     Clock, Report,
     directory::Directory,
     execute::{RESTARTS_MAX, Shared},
+    memory::PodMemory,
+    observation::PodObservation,
+    plan::{Context, PodPlan, plan_pod},
     supervisor::Supervisor,
     traffic::Serving,
 };
@@ -38,8 +41,8 @@ pub struct Config {
     pub node_ip: IpAddr,
     /// Eight hex digits.
     pub cluster_id: String,
-    /// Where volumes live: `<root>/pods/<uid>/volumes/...`.
-    pub root: PathBuf,
+    /// Where volumes live: `<root>/pods/<uid>/volumes/...`. `None` on a hollow node, whose pods have no files.
+    pub root: Option<PathBuf>,
     /// TCP listeners of this process. A host port of theirs is published on the node's address only,
     /// since the engine could not have it on all.
     pub own_listeners: Vec<SocketAddr>,
@@ -53,7 +56,12 @@ pub struct Config {
     pub pulls_max: usize,
     /// The time.
     pub clock: Clock,
+    /// How a worker decides.
+    pub plan: PlanPod,
 }
+
+/// [`plan_pod`], or what a simulation puts in its place to show that it would notice.
+pub type PlanPod = fn(Option<&Pod>, &PodObservation, &PodMemory, Context) -> PodPlan;
 
 impl Config {
     /// The usual limits.
@@ -62,13 +70,14 @@ impl Config {
             node: node.to_owned(),
             node_ip,
             cluster_id: cluster_id.to_owned(),
-            root,
+            root: Some(root),
             own_listeners: Vec::new(),
             dns: None,
             serving: watch::Sender::new(Serving::default()).subscribe(),
             starts_max: 4,
             pulls_max: 3,
             clock: Clock::system(),
+            plan: plan_pod,
         }
     }
 }
@@ -138,7 +147,7 @@ impl Manager {
         let directory = Directory::default();
         let (services, services_seen) = watch::channel(Arc::default());
         let shared = Shared {
-            volumes: Volumes::new(&config.root),
+            volumes: config.root.as_deref().map_or_else(Volumes::none, Volumes::new),
             leaving: watch::Sender::new(0),
             starts: Semaphore::new(config.starts_max.max(1)),
             restarts: Semaphore::new(RESTARTS_MAX),

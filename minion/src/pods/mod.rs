@@ -20,7 +20,6 @@
 //! itself refuses to have a container twice.
 
 pub mod backoff;
-mod clock;
 mod conditions;
 pub mod container;
 mod directory;
@@ -44,8 +43,8 @@ mod supervisor;
 pub mod traffic;
 mod worker;
 
-pub use clock::Clock;
-pub use manager::{Config, FindError, Inputs, Manager, PodDns, PodQuery};
+pub use coracle_api::clock::Clock;
+pub use manager::{Config, FindError, Inputs, Manager, PlanPod, PodDns, PodQuery};
 pub use report::{ApiReporter, EventType, PodEvent, Report, ReportError};
 
 #[cfg(test)]

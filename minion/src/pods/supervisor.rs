@@ -217,6 +217,9 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
     fn sweep_volumes(&self) {
         let known: BTreeSet<String> = self.entries.keys().cloned().collect();
         let volumes = self.shared.volumes.clone();
+        if !volumes.can_keep() {
+            return;
+        }
         tokio::task::spawn_blocking(move || {
             for uid in volumes.kept().into_iter().filter(|uid| !known.contains(uid)) {
                 if let Err(e) = volumes.remove(&uid) {

@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -101,6 +104,7 @@ struct Node {
     pods: BTreeMap<String, Pod>,
     root: tempfile::TempDir,
     services: Vec<Service>,
+    plan: PlanPod,
     minion: Option<Minion>,
 }
 
@@ -114,6 +118,7 @@ impl Node {
             pods: BTreeMap::new(),
             root: tempfile::tempdir().unwrap(),
             services: Vec::new(),
+            plan: plan::plan_pod,
             minion: None,
         }
     }
@@ -124,7 +129,7 @@ impl Node {
         let state = MasterState { pods: self.pods.clone(), ..MasterState::default() };
         let master = Master { state: Arc::new(Mutex::new(state)), watch: watch.clone() };
         let mut config = Config::new("n1", [192, 0, 2, 1].into(), "0badcafe", self.root.path().to_owned());
-        config.clock = self.clock.clone();
+        (config.clock, config.plan) = (self.clock.clone(), self.plan);
         let shutdown = CancellationToken::new();
         let (manager, task) = Manager::start(
             config,
@@ -213,6 +218,34 @@ fn shell(name: &str, script: &str) -> serde_json::Value {
 
 fn server(name: &str) -> serde_json::Value {
     serde_json::json!({"name": name, "image": "nginx"})
+}
+
+/// Plans that the test below has seen.
+static PLANNED: AtomicUsize = AtomicUsize::new(0);
+
+// In real time: the paused clock stands still while a worker never waits.
+#[tokio::test]
+async fn a_report_that_nobody_waits_for_any_more_keeps_no_worker_busy() {
+    let mut node = Node::new();
+    node.plan = |desired, observed, memory, context| {
+        PLANNED.fetch_add(1, Ordering::Relaxed);
+        plan::plan_pod(desired, observed, memory, context)
+    };
+    node.start().await;
+    node.apply(pod("u1", serde_json::json!([shell("a", "trap '' TERM; sleep 600")]))).await;
+    node.until_status("u1", "Running a:ready").await;
+    // A report is due and fails, and then the pod is gone, but for its container that takes its time.
+    node.state(|s| s.down = true);
+    node.hollow.kill(&node.running("a")[0].id);
+    node.until("the restart", |n| n.running("a").first().is_some_and(|c| c.attempt == 1)).await;
+    let gone = node.state(|s| s.pods.remove("u1")).unwrap();
+    node.master.as_ref().unwrap().watch.send(Change::Deleted(gone)).await.unwrap();
+    let before = PLANNED.load(Ordering::Relaxed);
+    let end = tokio::time::Instant::now() + Duration::from_millis(700);
+    node.until("the end of the look", |_| tokio::time::Instant::now() > end).await;
+    let planned = PLANNED.load(Ordering::Relaxed) - before;
+    assert!(planned < 20, "planned {planned} times");
+    assert_eq!(node.running("a").len(), 1, "it is being stopped still");
 }
 
 #[tokio::test(start_paused = true)]

@@ -28,7 +28,7 @@ use super::{
     naming::uid_of,
     observation::{PodObservation, is_running},
     operations::{Action, Outcome},
-    plan::{Context, PodPlan, plan_pod},
+    plan::{Context, PodPlan},
     report::{PodEvent, Report, ReportError},
     restart,
     status_writer::StatusWriter,
@@ -218,6 +218,9 @@ impl<R: Runtime, P: Report> Worker<R, P> {
                 if let (Some(own), Some(stored)) = (&mut self.memory.status, &pod.status) {
                     conditions::take_foreign(own, stored);
                 }
+            } else {
+                // Nobody wants to know any more: a report that is due would be due for ever.
+                self.writer = StatusWriter::default();
             }
             self.pod = pod;
         }
@@ -270,7 +273,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         }
         let traffic = self.memory.deleted_since.and_then(|_| self.serving.borrow_and_update().of(&self.uid));
         let context = Context { node_ip: self.shared.config.node_ip, now, traffic };
-        let plan = plan_pod(self.pod.as_deref(), &self.observed, &self.memory, context);
+        let plan = (self.shared.config.plan)(self.pod.as_deref(), &self.observed, &self.memory, context);
         self.held = plan.held;
         if let Some(status) = &plan.status {
             self.writer.want(status, now);

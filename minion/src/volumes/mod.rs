@@ -35,13 +35,23 @@ impl VolumeError {
 /// The volumes under one root directory.
 #[derive(Debug, Clone)]
 pub struct Volumes {
-    root: PathBuf,
+    root: Option<PathBuf>,
 }
 
 impl Volumes {
     /// Volumes below `root`, which need not exist yet.
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: Some(root.to_owned()) }
+    }
+
+    /// No volumes: a pod that has some can't run here.
+    pub fn none() -> Self {
+        Self { root: None }
+    }
+
+    /// Whether anything is ever kept.
+    pub fn can_keep(&self) -> bool {
+        self.root.is_some()
     }
 
     /// Sets up the pod's volumes. Repeating it changes nothing.
@@ -128,12 +138,14 @@ impl Volumes {
 
     /// UIDs of pods for which something is kept.
     pub fn kept(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.root.join("pods")) else { return Vec::new() };
+        let Some(Ok(entries)) = self.root.as_ref().map(|root| fs::read_dir(root.join("pods"))) else {
+            return Vec::new();
+        };
         entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect()
     }
 
     fn pod_dir(&self, uid: &str) -> Option<PathBuf> {
-        is_plain_name(uid).then(|| self.root.join("pods").join(uid))
+        self.root.as_ref().filter(|_| is_plain_name(uid)).map(|root| root.join("pods").join(uid))
     }
 
     fn empty_dir(&self, pod: &Pod, volume: &str) -> Result<PathBuf, String> {

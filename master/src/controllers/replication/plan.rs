@@ -18,23 +18,29 @@ pub(super) const BURST: usize = 500;
 
 /// A pod as the plan sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Replica {
-    pub(crate) key: Key,
+pub struct Replica {
+    /// Its namespace and name.
+    pub key: Key,
     /// Matches the selector.
-    pub(crate) matches: bool,
-    pub(crate) owner: Owner,
+    pub matches: bool,
+    /// Whose it is.
+    pub owner: Owner,
     /// Neither over nor on its way out.
-    pub(crate) active: bool,
-    pub(crate) terminating: bool,
-    pub(crate) bound: bool,
-    pub(crate) phase: PodPhase,
+    pub active: bool,
+    /// On its way out.
+    pub terminating: bool,
+    /// Has a node.
+    pub bound: bool,
+    /// How far it is.
+    pub phase: PodPhase,
     /// How long it has been ready, if it is, and its minion is heard.
-    pub(crate) ready_for: Option<Duration>,
+    pub ready_for: Option<Duration>,
     /// It is to be replaced.
-    pub(crate) replace: Option<Replace>,
+    pub replace: Option<Replace>,
     /// It was made of the template as it is now.
-    pub(crate) current: bool,
-    pub(crate) created_at: Option<Timestamp>,
+    pub current: bool,
+    /// When it was created.
+    pub created_at: Option<Timestamp>,
 }
 
 impl Replica {
@@ -49,33 +55,43 @@ impl Replica {
 
 /// Whose pod it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Owner {
+pub enum Owner {
+    /// The controller that plans.
     Us,
+    /// No controller.
     Nobody,
+    /// Another controller.
     Other,
 }
 
 /// What is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Desired {
-    pub(crate) replicas: i32,
+pub struct Desired {
+    /// How many.
+    pub replicas: i32,
     /// How long a pod must have been ready to count as available.
-    pub(crate) min_ready: Duration,
+    pub min_ready: Duration,
 }
 
 /// What to do, and what to report.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Plan {
-    pub(crate) adopt: Vec<Key>,
-    pub(crate) release: Vec<Key>,
-    pub(crate) create: usize,
-    /// And how long their containers get, if their replacement was ordered so.
-    pub(crate) delete: Vec<(Key, Option<u32>)>,
-    pub(crate) replicas: i32,
-    pub(crate) ready: i32,
-    pub(crate) available: i32,
+pub struct Plan {
+    /// Pods to take.
+    pub adopt: Vec<Key>,
+    /// Pods to let go.
+    pub release: Vec<Key>,
+    /// How many to create.
+    pub create: usize,
+    /// Pods to delete, and how long their containers get, if their replacement was ordered so.
+    pub delete: Vec<(Key, Option<u32>)>,
+    /// How many there are.
+    pub replicas: i32,
+    /// How many of them take traffic.
+    pub ready: i32,
+    /// How many have done so long enough.
+    pub available: i32,
     /// When time alone would change the plan.
-    pub(crate) recheck: Option<Duration>,
+    pub recheck: Option<Duration>,
 }
 
 /// Compares what is wanted with the pods. Surplus pods go in the order in which they are missed

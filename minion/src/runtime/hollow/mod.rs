@@ -8,6 +8,7 @@ mod script;
 mod world;
 
 use std::{
+    net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -91,6 +92,11 @@ impl Hollow {
     /// An engine that takes its time.
     pub fn with_delays(clock: Clock, delays: Delays) -> Self {
         Self { clock, delays, world: Arc::default() }
+    }
+
+    /// Gives pods addresses from here on.
+    pub fn set_first_address(&self, address: Ipv4Addr) {
+        self.world().first_address = Some(address);
     }
 
     fn world(&self) -> MutexGuard<'_, World> {

@@ -32,6 +32,7 @@ pub(super) struct World {
     pub(super) calls: BTreeMap<Call, u64>,
     /// How often a call is still to fail, and whether it does its work first.
     pub(super) faults: BTreeMap<Call, (u32, bool)>,
+    pub(super) first_address: Option<Ipv4Addr>,
     listeners: Vec<Listener>,
     created: u64,
     unreachable: bool,
@@ -150,7 +151,8 @@ impl World {
         }
         process.container.state = State::Running { started_at: now };
         if process.container.name == labels::INFRA {
-            let address = u32::from(Ipv4Addr::new(10, 244, 0, 2)).wrapping_add(number);
+            let first = self.first_address.unwrap_or(Ipv4Addr::new(10, 244, 0, 2));
+            let address = u32::from(first).wrapping_add(number);
             process.container.ip = Some(IpAddr::V4(address.into()));
         }
         process.run += 1;

@@ -1,4 +1,5 @@
-//! Where the shell gets the time that it passes to the planners.
+//! The time of day, as a value that is passed to who needs it: planners get the time itself, the shells
+//! around them a clock.
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
