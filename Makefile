@@ -22,7 +22,6 @@ test: ## all tests: unit, property, and whole clusters on the local Docker engin
 	@$(CARGO) build --locked --release --bin coracle --bin coracle-hosts
 	@examples/build-images.sh
 	@CORACLE=$(CURDIR)/target/release/coracle scripts/test.sh --workspace
-	@$(MAKE) --no-print-directory sim SEEDS=300
 
 test-unit: ## the tests that need nothing but Rust and protoc
 	@scripts/require.sh build

@@ -4,12 +4,12 @@ mod runtime;
 
 use coracle_test_sim::{Options, mutants};
 
-/// In which a wrong plan must be noticed.
+/// As many, and a wrong plan must be noticed in them.
 const SEEDS: u64 = 100;
 
 #[test]
 fn a_cluster_comes_to_rest_whatever_happens_to_it() {
-    for seed in 1..=40 {
+    for seed in 1..=SEEDS {
         let outcome = runtime::run(Options::new(seed));
         let tail = outcome.trace.join("\n");
         assert_eq!(outcome.violation, None, "{tail}\nagain, with the whole trace: make sim SEED={seed}");
