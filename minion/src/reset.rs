@@ -5,25 +5,29 @@
 //! tells which cluster it is goes last, so an interrupted reset can be run again.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     path::{Path, PathBuf},
 };
 
-use bollard::query_parameters::{
-    ListContainersOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
-};
+use bollard::query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder, RemoveImageOptionsBuilder};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::{
     network::{self, NetworkError},
     proxy::{self, ProxyError},
     record::{DirLock, Record, RecordError},
-    runtime::{RuntimeError, docker::Engine, infra, labels},
+    runtime::{
+        ContainerId, RuntimeError,
+        docker::{self, Engine},
+        infra, labels,
+    },
 };
 
 /// Removals in flight.
 const REMOVALS: usize = 8;
+/// Looks for containers. More than what a minion may have under way when it ends.
+const ROUNDS_MAX: usize = 10;
 
 /// What to reset.
 #[derive(Debug, Clone)]
@@ -138,21 +142,21 @@ fn of_cluster(cluster_id: &str) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), vec![format!("{}={cluster_id}", labels::CLUSTER)])])
 }
 
+/// Removes what there is until there is nothing: the engine finishes what a minion that has just
+/// ended asked it for, so containers may come and be on their way out meanwhile.
 async fn remove_containers(engine: &Engine, cluster_id: &str) -> Result<usize, RuntimeError> {
-    let options = ListContainersOptionsBuilder::default().all(true).filters(&of_cluster(cluster_id)).build();
-    let found = engine.read("listing", "containers", engine.docker().list_containers(Some(options))).await?;
-    let ids: Vec<String> = found.into_iter().filter_map(|c| c.id).collect();
-    let count = ids.len();
-    let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-    let removals = ids.into_iter().map(|id| {
-        let options = options.clone();
-        async move {
-            let removal = engine.docker().remove_container(&id, Some(options));
-            absent_is_done(engine.change("removing container", &id, removal).await)
+    let mut removed = HashSet::new();
+    for _ in 0..ROUNDS_MAX {
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&of_cluster(cluster_id)).build();
+        let found = engine.read("listing", "containers", engine.docker().list_containers(Some(options))).await?;
+        let ids: Vec<_> = found.into_iter().filter_map(|c| c.id).map(ContainerId).collect();
+        if ids.is_empty() {
+            break;
         }
-    });
-    stream::iter(removals).buffer_unordered(REMOVALS).try_collect::<Vec<()>>().await?;
-    Ok(count)
+        stream::iter(&ids).map(Ok).try_for_each_concurrent(REMOVALS, |id| docker::remove(engine, id)).await?;
+        removed.extend(ids);
+    }
+    Ok(removed.len())
 }
 
 async fn remove_networks(engine: &Engine, cluster_id: &str) -> Result<usize, ResetError> {
@@ -181,13 +185,6 @@ async fn remove_infra_image(engine: &Engine) -> Result<bool, RuntimeError> {
         Ok(_) => Ok(true),
         Err(RuntimeError::NotFound(_) | RuntimeError::Refused(_)) => Ok(false),
         Err(e) => Err(e),
-    }
-}
-
-fn absent_is_done(result: Result<(), RuntimeError>) -> Result<(), RuntimeError> {
-    match result {
-        Err(RuntimeError::NotFound(_)) => Ok(()),
-        other => other,
     }
 }
 

@@ -51,3 +51,25 @@ async fn reset_removes_what_is_the_clusters_and_nothing_else() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn reset_goes_on_where_the_engine_is_removing_already() {
+    with_engine(async |b: &Bench| {
+        let mut ids = Vec::new();
+        for pod in ["u1", "u2", "u3", "u4"] {
+            ids.push(b.runtime.run_infra(&b.infra(pod)).await.unwrap().0);
+        }
+        // As a minion that was stopped in the middle of it leaves them.
+        let removals: Vec<_> =
+            ids.iter().map(|id| std::process::Command::new("docker").args(["rm", "-f", id]).spawn().unwrap()).collect();
+        let root = tempfile::tempdir().unwrap();
+        let config =
+            ResetConfig { root_dir: root.path().join("none"), docker: None, cluster_id: Some(b.cluster.clone()) };
+        reset(config).await.unwrap();
+        for mut removal in removals {
+            removal.wait().unwrap();
+        }
+        assert!(b.runtime.list().await.unwrap().is_empty());
+    })
+    .await;
+}

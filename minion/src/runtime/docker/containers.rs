@@ -88,7 +88,7 @@ pub(super) async fn stop(engine: &Engine, id: &ContainerId, grace: std::time::Du
 
 /// Removes a container with its anonymous volumes, killing it first. Returns when it is gone, also
 /// when someone else is removing it.
-pub(super) async fn remove(engine: &Engine, id: &ContainerId) -> Result<(), RuntimeError> {
+pub(crate) async fn remove(engine: &Engine, id: &ContainerId) -> Result<(), RuntimeError> {
     let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
     let call = engine.docker().remove_container(&id.0, Some(options));
     match engine.change("removing container", &id.0, call).await {

@@ -28,6 +28,7 @@ use super::{
     RuntimeError, RuntimeEvent, labels,
 };
 use crate::network::neighbours;
+pub(crate) use containers::remove;
 pub use engine::Engine;
 pub(crate) use engine::api_number;
 
