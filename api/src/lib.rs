@@ -17,6 +17,7 @@ pub mod client;
 pub mod clock;
 pub mod columns;
 pub mod error;
+pub mod file_lock;
 pub mod kinds;
 pub mod objects;
 pub mod quantity;

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use coracle_api::file_lock;
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "minion.json";
@@ -73,7 +74,7 @@ impl DirLock {
     pub(crate) fn take(dir: &Path) -> Result<Self, RecordError> {
         let path = dir.join(LOCK);
         let file = File::create(&path).map_err(io_error(&path))?;
-        match file.try_lock() {
+        match file_lock::take(&file) {
             Ok(()) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => Err(RecordError::InUse(dir.to_owned())),
             Err(TryLockError::Error(e)) => Err(io_error(&path)(e)),

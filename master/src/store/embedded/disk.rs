@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use coracle_api::file_lock;
+
 use super::StoreError;
 
 /// The folder of a store.
@@ -74,7 +76,7 @@ impl DiskDirectory {
         let handle = File::open(path).map_err(|e| unopenable(path, e))?;
         let lock = OpenOptions::new().create(make).write(true).mode(0o600).open(path.join(LOCK));
         let lock = lock.map_err(|e| unopenable(path, format!("{LOCK}: {e}")))?;
-        lock.try_lock().map_err(|e| match e {
+        file_lock::take(&lock).map_err(|e| match e {
             TryLockError::WouldBlock => StoreError::Locked { store: path.display().to_string() },
             TryLockError::Error(e) => unopenable(path, e),
         })?;
