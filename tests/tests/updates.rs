@@ -53,7 +53,7 @@ fn echo(name: &str, replicas: usize) -> [Value; 2] {
     let container = json!({"name": "echo", "image": ECHO, "ports": [{"containerPort": PORT}],
         "readinessProbe": {"httpGet": {"path": "/", "port": PORT}, "periodSeconds": 1}});
     let template = json!({"metadata": {"labels": labels},
-        "spec": {"containers": [container], "terminationGracePeriodSeconds": 5}});
+        "spec": {"containers": [container], "terminationGracePeriodSeconds": 30}});
     [
         json!({"apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": name},
             "spec": {"replicas": replicas, "selector": labels, "template": template}}),
