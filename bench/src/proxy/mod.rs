@@ -113,8 +113,7 @@ pub(crate) fn run(args: &ProxyArgs) -> Result<()> {
     let services = Services::start(&range)?;
     let seconds = Duration::from_secs(args.seconds);
     paths(&range, &services, seconds, args.turns)?;
-    sizes(&range, &services, seconds, args)?;
-    names::run(&range, &services, seconds, args)
+    sizes(&range, &services, seconds, args)
 }
 
 fn paths(range: &Range, services: &Services, seconds: Duration, turns: usize) -> Result<()> {
@@ -171,11 +170,12 @@ fn paths(range: &Range, services: &Services, seconds: Duration, turns: usize) ->
     Ok(())
 }
 
-/// nftables with more and more services.
+/// nftables, and names, with more and more services.
 fn sizes(range: &Range, services: &Services, seconds: Duration, args: &ProxyArgs) -> Result<()> {
     println!(
         "\nservices   req/s kept   x direct   new conn/s   x direct   full load s   change to effect ms: median, max"
     );
+    let mut names = Vec::new();
     for count in &args.services {
         services.fill(*count)?;
         let plane = Plane::start(range, services, Mode::Nftables)?;
@@ -199,7 +199,10 @@ fn sizes(range: &Range, services: &Services, seconds: Duration, args: &ProxyArgs
             median(changes.iter().map(|c| c.as_secs_f64() * 1e3)),
             changes.iter().max().map_or(0.0, |c| c.as_secs_f64() * 1e3),
         );
+        drop(plane);
+        names.push(names::row(range, *count, seconds, args.turns)?);
     }
+    println!("\n{}\n{}", names::HEADER, names.join("\n"));
     Ok(())
 }
 

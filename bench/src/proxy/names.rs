@@ -20,9 +20,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ProxyArgs, median,
+    median,
     range::{GATEWAY, POD, PODS_CIDR, Range, SERVICE_CIDR},
-    services::{MASTER, Services},
+    services::MASTER,
 };
 
 /// Where the peer listens.
@@ -43,35 +43,32 @@ struct Turn {
     mean_ms: f64,
 }
 
-/// Takes the figures and prints them.
-pub(super) fn run(range: &Range, services: &Services<'_>, seconds: Duration, args: &ProxyArgs) -> Result<()> {
-    println!("\nservices   names/s: Coracle   dnsmasq   x dnsmasq   mean ms: Coracle   dnsmasq");
-    for count in &args.services {
-        services.fill(*count)?;
-        let names: Vec<String> = (0..*count).map(|i| format!("s{i}.default.svc.{CLUSTER_DOMAIN}")).collect();
-        let questions = names.iter().take(ASKED_MAX).fold(String::new(), |mut text, name| {
-            let _ = writeln!(text, "{name} A");
-            text
-        });
-        let file = range.dir.path().join("questions");
-        std::fs::write(&file, questions)?;
-        let _own = Server::own(range)?;
-        let _peer = Server::dnsmasq(range, &names)?;
-        let (mut own, mut peer) = (Vec::new(), Vec::new());
-        for _ in 0..args.turns {
-            own.push(ask(range, OWN_PORT, seconds)?);
-            peer.push(ask(range, PEER_PORT, seconds)?);
-        }
-        println!(
-            "{count:>8} {:>18.0} {:>9.0} {:>11.2} {:>18.2} {:>9.2}",
-            median(own.iter().map(|t| t.per_second)),
-            median(peer.iter().map(|t| t.per_second)),
-            median(own.iter().zip(&peer).map(|(own, peer)| own.per_second / peer.per_second)),
-            median(own.iter().map(|t| t.mean_ms)),
-            median(peer.iter().map(|t| t.mean_ms)),
-        );
+/// The header of the rows.
+pub(super) const HEADER: &str = "services   names/s: Coracle   dnsmasq   x dnsmasq   mean ms: Coracle   dnsmasq";
+
+/// Takes the figures with the services that there are; a row.
+pub(super) fn row(range: &Range, count: usize, seconds: Duration, turns: usize) -> Result<String> {
+    let names: Vec<String> = (0..count).map(|i| format!("s{i}.default.svc.{CLUSTER_DOMAIN}")).collect();
+    let questions = names.iter().take(ASKED_MAX).fold(String::new(), |mut text, name| {
+        let _ = writeln!(text, "{name} A");
+        text
+    });
+    std::fs::write(range.dir.path().join("questions"), questions)?;
+    let _own = Server::own(range)?;
+    let _peer = Server::dnsmasq(range, &names)?;
+    let (mut own, mut peer) = (Vec::new(), Vec::new());
+    for _ in 0..turns {
+        own.push(ask(range, OWN_PORT, seconds)?);
+        peer.push(ask(range, PEER_PORT, seconds)?);
     }
-    Ok(())
+    Ok(format!(
+        "{count:>8} {:>18.0} {:>9.0} {:>11.2} {:>18.2} {:>9.2}",
+        median(own.iter().map(|t| t.per_second)),
+        median(peer.iter().map(|t| t.per_second)),
+        median(own.iter().zip(&peer).map(|(own, peer)| own.per_second / peer.per_second)),
+        median(own.iter().map(|t| t.mean_ms)),
+        median(peer.iter().map(|t| t.mean_ms)),
+    ))
 }
 
 /// Asks all names again and again for so long. Fails where an answer is missing or says anything but
