@@ -13,7 +13,7 @@ use super::table::Portal;
 /// Backends cut one by one; beyond that, all flows of the portal are, which costs the others a new
 /// choice of backend.
 const SINGLE_MAX: usize = 32;
-/// For all of one change; beside half a million other connections one call takes a second.
+/// For all of one change. The tool goes through every connection of the host for each call.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Cuts the flows of each portal to each backend.
