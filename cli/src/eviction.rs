@@ -18,6 +18,8 @@ pub(crate) struct Which<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
     pub(crate) uid: &'a str,
+    /// As it was when this was decided on (`resourceVersion`), if a change since is a reason to decide again.
+    pub(crate) version: Option<&'a str>,
 }
 
 impl Which<'_> {
@@ -27,7 +29,7 @@ impl Which<'_> {
 }
 
 /// Orders an eviction. `how` says more than Kubernetes' own: an annotation and its value. A pod that is
-/// another one or gone by now is left to the next look.
+/// another one, another version or gone by now is left to the next look.
 pub(crate) async fn evict(
     session: &Session,
     pod: Which<'_>,
@@ -39,6 +41,9 @@ pub(crate) async fn evict(
         "metadata": {"name": pod.name, "namespace": pod.namespace},
         "deleteOptions": {"preconditions": {"uid": pod.uid}},
     });
+    if let Some(version) = pod.version {
+        eviction["deleteOptions"]["preconditions"]["resourceVersion"] = version.into();
+    }
     if let Some((key, value)) = how {
         eviction["metadata"]["annotations"] = json!({key: value});
     }
@@ -51,7 +56,8 @@ pub(crate) async fn evict(
 /// Takes the order to replace a pod back.
 pub(crate) async fn take_back(session: &Session, pod: Which<'_>) -> Outcome {
     let Some(mut object) = session.get_opt(&pod.path(None)).await? else { return Ok(()) };
-    if text(&object, "/metadata/uid") != pod.uid {
+    let version = text(&object, "/metadata/resourceVersion");
+    if text(&object, "/metadata/uid") != pod.uid || pod.version.is_some_and(|v| v != version) {
         return Ok(());
     }
     if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {

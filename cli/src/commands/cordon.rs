@@ -37,7 +37,7 @@ pub(crate) async fn uncordon(context: &Context, args: NodesArgs) -> Outcome {
             let drained = Replace::of(meta).is_some_and(|order| !order.update);
             let (Some(namespace), Some(pod), Some(uid)) = (&meta.namespace, &meta.name, &meta.uid) else { continue };
             if drained && meta.deletion_timestamp.is_none() {
-                take_back(&context.session, Which { namespace, name: pod, uid }).await?;
+                take_back(&context.session, Which { namespace, name: pod, uid, version: None }).await?;
                 output::line(&format!("pod/{pod} stays"))?;
             }
         }

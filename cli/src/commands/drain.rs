@@ -63,7 +63,8 @@ pub(crate) async fn run(context: &Context, args: DrainArgs) -> Outcome {
         for pod in here.iter().filter(|p| !is_leaving(p)) {
             let (namespace, name) = key(pod);
             let moved = (kind(pod) == Kind::Bare && args.bare == Some(Bare::Move)).then_some((MOVE, "true"));
-            evict(&context.session, Which { namespace, name, uid: uid(pod) }, moved, args.grace_period).await?;
+            let which = Which { namespace, name, uid: uid(pod), version: None };
+            evict(&context.session, which, moved, args.grace_period).await?;
         }
         if Instant::now() >= deadline {
             return Err(late(context, node, &here, &args).await);

@@ -201,9 +201,12 @@ impl<'a, T: FnMut(&str) -> Outcome> Update<'a, T> {
         };
         let view = view(&rc, &pods, &self.uid, &self.hash, lasts);
         self.obstacles = obstacles;
-        // Time passes, and that is no change.
+        // Time passes and statuses are written, and neither is progress.
         let mut timeless = view.clone();
-        timeless.pods.iter_mut().filter_map(|p| p.obstacle.as_mut()).for_each(|o| o.lasts = Duration::ZERO);
+        for pod in &mut timeless.pods {
+            pod.version.clear();
+            pod.obstacle.iter_mut().for_each(|o| o.lasts = Duration::ZERO);
+        }
         if timeless != self.seen.0 {
             self.seen = (timeless, now);
         }
@@ -239,7 +242,7 @@ impl<'a, T: FnMut(&str) -> Outcome> Update<'a, T> {
     }
 
     fn which<'p>(&'p self, pod: &'p PodView) -> Which<'p> {
-        Which { namespace: self.namespace, name: &pod.name, uid: &pod.uid }
+        Which { namespace: self.namespace, name: &pod.name, uid: &pod.uid, version: Some(&pod.version) }
     }
 
     /// Why the update stops, and what goes on or back.
@@ -321,6 +324,7 @@ fn view(rc: &Value, pods: &[Pod], uid: &str, hash: &str, mut lasts: impl FnMut((
         PodView {
             name: object.metadata.name.clone().unwrap_or_default(),
             uid,
+            version: object.metadata.resource_version.clone().unwrap_or_default(),
             node: object.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default(),
             current: made_of(object) == Some(hash),
             ready: pod::is_ready(object),

@@ -25,6 +25,9 @@ pub(super) struct View {
 pub(super) struct PodView {
     pub(super) name: String,
     pub(super) uid: String,
+    /// Of the object, as it was seen. A step holds for this version only: what changed may have been a
+    /// reason to replace another pod, and somebody else may have done so.
+    pub(super) version: String,
     pub(super) node: String,
     /// Made of the controller's template as it is now.
     pub(super) current: bool,

@@ -12,11 +12,14 @@ struct World {
     template: u32,
     made_of: Vec<u32>,
     made: usize,
+    /// Writes so far.
+    written: usize,
 }
 
 impl World {
     fn new(wanted: usize) -> Self {
-        let mut world = Self { view: View { wanted, pods: Vec::new() }, template: 0, made_of: Vec::new(), made: 0 };
+        let mut world =
+            Self { view: View { wanted, pods: Vec::new() }, template: 0, made_of: Vec::new(), made: 0, written: 0 };
         world.control();
         world.get_ready(usize::MAX);
         world
@@ -56,8 +59,10 @@ impl World {
     /// Some pods that are not broken become ready.
     fn get_ready(&mut self, count: usize) {
         let odd = |template: &u32| template % 2 == 1;
-        let waiting = self.view.pods.iter_mut().zip(&self.made_of).filter(|(p, _)| !p.ready);
+        let waiting = self.view.pods.iter_mut().zip(&self.made_of).filter(|(p, _)| !p.ready && p.obstacle.is_none());
         for (pod, template) in waiting.take(count) {
+            self.written += 1;
+            pod.version = self.written.to_string();
             // Odd templates are broken.
             pod.ready = !odd(template);
             let broken = Obstacle { reason: "ImagePullBackOff".into(), message: String::new(), lasts: Duration::ZERO };
@@ -81,9 +86,11 @@ impl World {
             Step::Wait | Step::Broken(_) | Step::Done => return,
         };
         if let Step::Replace(pod) | Step::TakeBack(pod) = step
-            && let Some(found) = self.view.pods.iter_mut().find(|p| p.uid == pod.uid)
+            && let Some(found) = self.view.pods.iter_mut().find(|p| (&p.uid, &p.version) == (&pod.uid, &pod.version))
         {
             found.replace = order;
+            self.written += 1;
+            found.version = self.written.to_string();
         }
     }
 
@@ -130,7 +137,7 @@ proptest! {
                     world.carry_out(&step);
                 }
                 3 => late = next(&world.seen()),
-                // A step is bound to the pod it was decided for.
+                // A step is bound to the pod it was decided for, as that was.
                 4 => world.carry_out(&std::mem::replace(&mut late, Step::Wait)),
                 5 | 6 => world.get_ready(usize::from(detail % 3)),
                 // At any time somebody wants another template, or one that was before.
