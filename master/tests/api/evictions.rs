@@ -54,6 +54,8 @@ async fn a_pod_of_a_controller_is_marked_and_others_are_deleted_or_moved() {
     let mut stale = eviction("owned", json!({}));
     stale["deleteOptions"] = json!({"preconditions": {"uid": "another"}});
     evict("owned", &stale).await.refused(409, "uid is");
+    stale["deleteOptions"] = json!({"preconditions": {"resourceVersion": "1"}});
+    evict("owned", &stale).await.refused(409, "resourceVersion is");
     let page = master.get("/api/v1").await.expect(200).json();
     let rows = page["resources"].as_array().unwrap();
     let row = rows.iter().find(|row| row["name"] == "pods/eviction").unwrap();
