@@ -161,19 +161,20 @@ fn strip_suffix<'a, 's>(
     Some(rest)
 }
 
-/// The range that octets before `in-addr.arpa` mean.
-fn reversed(octets: &[&str]) -> Option<(Ipv4Net, Reversed)> {
-    let (mut bytes, mut bits) = ([0; 4], 0);
-    for (byte, text) in bytes.iter_mut().zip(octets.iter().rev()) {
-        *byte = text.parse().ok().filter(|number: &u8| number.to_string() == *text)?;
-        bits += 8;
+/// What labels before `in-addr.arpa` mean, and the range that they are in: that of the last octets.
+fn reversed(labels: &[&str]) -> Option<(Ipv4Net, Reversed)> {
+    let octet = |text: &&str| text.parse().ok().filter(|number: &u8| number.to_string() == *text);
+    let (mut bytes, mut count) = ([0; 4], 0);
+    for (byte, read) in bytes.iter_mut().zip(labels.iter().rev().map_while(octet)) {
+        *byte = read;
+        count += 1;
     }
-    let reversed = match octets.len() {
-        0..4 => Reversed::Range,
+    let reversed = match count {
+        _ if usize::from(count) < labels.len() => Reversed::Inside,
         4 => Reversed::Address(bytes.into()),
-        _ => Reversed::Inside,
+        _ => Reversed::Range,
     };
-    Some((Ipv4Net::new(bytes.into(), bits).ok()?, reversed))
+    Some((Ipv4Net::new(bytes.into(), count * 8).ok()?, reversed))
 }
 
 /// The name of the smallest range of whole octets around a range.
