@@ -1,7 +1,7 @@
 //! `coracle-bench proxy`: the paths to a container beside each other, in one run.
 //!
 //! ```text
-//!   wrk, iperf3 (h) ──┬── direct ───────────────────────────┐
+//!   wrk, iperf3 (h) ──┬── direct, with and without rules ───┐
 //!                     ├── portal, nftables or userspace ────┼── bridge ── nginx, iperf3 (p1, p2)
 //!                     ├── HAProxy in TCP mode ──────────────┤
 //!                     └── docker-proxy ─────────────────────┘
@@ -10,6 +10,10 @@
 //! Node and pods are network namespaces, the data planes run as processes of their own on a real
 //! master. The peers are Debian's. Paths take turns within each round, and what is printed is the
 //! median of rounds and of each round's ratio to direct: the machine's mood changes slower than that.
+//!
+//! Direct is the way to a pod's own address on a node, where the kernel tracks connections, as it does
+//! on every machine with Docker. A namespace without any rules does not; it is measured too, so that
+//! what tracking costs is seen apart from what a portal costs.
 
 mod load;
 mod names;
@@ -56,6 +60,9 @@ pub(crate) enum Mode {
 /// A way to the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Path {
+    /// To the pod, from a namespace whose kernel has no rules and tracks nothing.
+    Bare,
+    /// To the pod, from a node.
     Direct,
     Portal(Mode),
     HaProxy,
@@ -63,12 +70,28 @@ enum Path {
 }
 
 impl Path {
-    /// In the order of a round: each plane is started once in it.
-    const ALL: [Path; 5] =
-        [Path::Direct, Path::Portal(Mode::Nftables), Path::Portal(Mode::Userspace), Path::HaProxy, Path::DockerProxy];
+    /// In the order of a round.
+    const ALL: [Path; 6] = [
+        Path::Bare,
+        Path::Direct,
+        Path::Portal(Mode::Nftables),
+        Path::Portal(Mode::Userspace),
+        Path::HaProxy,
+        Path::DockerProxy,
+    ];
+
+    /// The plane that runs meanwhile.
+    fn plane(self) -> Option<Mode> {
+        match self {
+            Path::Direct => Some(Mode::Nftables),
+            Path::Portal(mode) => Some(mode),
+            Path::Bare | Path::HaProxy | Path::DockerProxy => None,
+        }
+    }
 
     fn name(self) -> &'static str {
         match self {
+            Path::Bare => "direct, no rules",
             Path::Direct => "direct",
             Path::Portal(Mode::Nftables) => "coracle, nftables",
             Path::Portal(Mode::Userspace) => "coracle, userspace",
@@ -80,7 +103,7 @@ impl Path {
     /// Where nginx answers on this path.
     fn http(self) -> String {
         match self {
-            Path::Direct => format!("{}:{}", range::POD[0], range::HTTP),
+            Path::Bare | Path::Direct => format!("{}:{}", range::POD[0], range::HTTP),
             Path::Portal(_) => format!("{}:{}", services::WEB, range::HTTP),
             Path::HaProxy => format!("127.0.0.1:{}", range::HAPROXY + range::HTTP),
             Path::DockerProxy => format!("127.0.0.1:{}", range::DOCKER + range::HTTP),
@@ -90,7 +113,7 @@ impl Path {
     /// Where iperf3 listens on this path.
     fn bulk(self) -> (String, u16) {
         match self {
-            Path::Direct => (range::POD[0].into(), range::BULK),
+            Path::Bare | Path::Direct => (range::POD[0].into(), range::BULK),
             Path::Portal(_) => (services::WEB.into(), range::BULK),
             Path::HaProxy => ("127.0.0.1".into(), range::HAPROXY + range::BULK),
             Path::DockerProxy => ("127.0.0.1".into(), range::DOCKER + range::BULK),
@@ -121,11 +144,10 @@ fn paths(range: &Range, services: &Services, seconds: Duration, turns: usize) ->
     let mut all: Vec<(Path, Vec<Turn>)> = Path::ALL.iter().map(|path| (*path, Vec::new())).collect();
     for _ in 0..turns {
         for (path, taken) in &mut all {
-            let _plane = match path {
-                Path::Portal(mode) => Some(Plane::start(range, services, *mode)?),
-                // The kernel's rules stay, as they do on a node: they are part of the way of all.
-                _ => None,
-            };
+            let _plane = path.plane().map(|mode| Plane::start(range, services, mode)).transpose()?;
+            if *path == Path::Bare {
+                range.forget_rules()?;
+            }
             let http = path.http();
             range.forget_flows()?;
             let kept = range.requests(&http, seconds, true)?;
@@ -135,14 +157,14 @@ fn paths(range: &Range, services: &Services, seconds: Duration, turns: usize) ->
             taken.push(Turn { kept, new, bulk: range.bulk(&address, port, seconds)? });
         }
     }
-    let direct = all.first().map(|(_, turns)| turns.clone()).unwrap_or_default();
+    let of = |wanted: Path| all.iter().find(|(path, _)| *path == wanted).map(|(_, turns)| turns);
+    let direct = of(Path::Direct).context("direct")?;
     println!(
         "\npath                 req/s kept   x direct   p50 ms   p99 ms   new conn/s   x direct   Gbit/s   x direct   CPU s/GB"
     );
     for (path, turns) in &all {
         let value = |of: fn(&Turn) -> f64| median(turns.iter().map(of));
-        let ratio =
-            |of: fn(&Turn) -> f64| median(turns.iter().zip(&direct).map(|(turn, direct)| of(turn) / of(direct)));
+        let ratio = |of: fn(&Turn) -> f64| median(turns.iter().zip(direct).map(|(turn, direct)| of(turn) / of(direct)));
         println!(
             "{:<20} {:>10.0} {:>10.2} {:>8.2} {:>8.2} {:>12.0} {:>10.2} {:>8.1} {:>10.2} {:>10.2}",
             path.name(),
@@ -157,7 +179,6 @@ fn paths(range: &Range, services: &Services, seconds: Duration, turns: usize) ->
             value(|t| t.bulk.cpu_seconds_per_gb),
         );
     }
-    let of = |wanted: Path| all.iter().find(|(path, _)| *path == wanted).map(|(_, turns)| turns);
     let (ours, peer) = (of(Path::Portal(Mode::Userspace)).context("userspace")?, of(Path::HaProxy).context("HAProxy")?);
     let beside = |of: fn(&Turn) -> f64| median(ours.iter().zip(peer).map(|(ours, peer)| of(ours) / of(peer)));
     println!(

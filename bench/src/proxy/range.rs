@@ -119,6 +119,13 @@ impl Range {
         Ok(())
     }
 
+    /// Removes the rules that a data plane leaves when it ends.
+    pub(super) fn forget_rules(&self) -> Result<()> {
+        let out = self.command("nft").args(["flush", "ruleset"]).output().context("nft")?;
+        ensure!(out.status.success(), "nft flush ruleset: {}", String::from_utf8_lossy(&out.stderr));
+        Ok(())
+    }
+
     fn serve(&mut self) -> Result<()> {
         for (i, _) in POD.iter().enumerate() {
             let pod = self.namespaces[i + 1].clone();
