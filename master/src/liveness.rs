@@ -22,7 +22,17 @@ use crate::coordination::{Announcements, Coordinator};
 /// Missed beats after which a minion counts as silent, plus half a beat for delays.
 const MISSED_BEATS: f64 = 2.5;
 
-/// How long a minion may be silent.
+/// Beats that the masters take in a second. With more minions than that allows, each beats less often
+/// (Nomad's `max_heartbeats_per_second`): what a large cluster costs at rest is bounded, and it hears of a
+/// death later.
+const BEATS_PER_SECOND_MAX: f64 = 1000.0;
+
+/// The time between two beats of a minion in a cluster of so many; `shortest` in a small one.
+pub(crate) fn interval(shortest: Duration, minions: usize) -> Duration {
+    shortest.max(Duration::from_secs_f64(minions as f64 / BEATS_PER_SECOND_MAX))
+}
+
+/// How long a minion may be silent that beats so often.
 pub(crate) fn grace(beat: Duration) -> Duration {
     beat.mul_f64(MISSED_BEATS)
 }
@@ -32,6 +42,8 @@ pub(crate) fn grace(beat: Duration) -> Duration {
 pub struct Beat {
     /// When the master received it. Not a time of day: setting the clock loses no minion.
     pub at: Instant,
+    /// When it was told to beat again, from then.
+    pub next: Duration,
     /// What it said.
     pub condition: Condition,
 }
@@ -88,11 +100,11 @@ impl Liveness {
     }
 
     /// What to tell the other masters.
-    fn report(&self, address: Option<SocketAddr>, now: Instant, grace: Duration) -> Report {
+    fn report(&self, address: Option<SocketAddr>, now: Instant) -> Report {
         let beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
         let mut report = Report { address, ..Default::default() };
         for (node, beat) in beats.iter() {
-            if now.saturating_duration_since(beat.at) > grace {
+            if now.saturating_duration_since(beat.at) > grace(beat.next) {
                 report.silent.push(node.clone());
                 continue;
             }
@@ -173,7 +185,7 @@ pub(crate) async fn announce(
             _ = news.changed() => {}
             _ = period.tick() => {}
         }
-        let report = liveness.report(address, Instant::now(), grace(beat));
+        let report = liveness.report(address, Instant::now());
         if told.as_ref() == Some(&report) {
             continue;
         }
@@ -195,8 +207,22 @@ mod tests {
         Condition { ready: true, reason: reason.into(), message: String::new() }
     }
 
+    const BEAT: Duration = Duration::from_secs(2);
+
     fn text(liveness: &Liveness, now: Instant) -> Bytes {
-        serde_json::to_vec(&liveness.report(None, now, Duration::from_secs(5))).unwrap().into()
+        serde_json::to_vec(&liveness.report(None, now)).unwrap().into()
+    }
+
+    #[test]
+    fn beats_are_bounded_in_number_and_each_minion_has_the_grace_of_its_own_interval() {
+        assert_eq!(interval(BEAT, 2_000), BEAT);
+        assert_eq!(interval(BEAT, 10_000), Duration::from_secs(10));
+        let (liveness, start) = (Liveness::default(), Instant::now());
+        for (node, next) in [("often", 2), ("seldom", 10)] {
+            liveness.beat(node, Beat { at: start, next: Duration::from_secs(next), condition: condition("A") });
+        }
+        let silent = |s| liveness.report(None, start + Duration::from_secs(s)).silent.join(",");
+        assert_eq!([silent(4), silent(6), silent(26)], ["", "often", "often,seldom"]);
     }
 
     #[test]
@@ -204,10 +230,10 @@ mod tests {
         let (a, b) = (Liveness::default(), Liveness::default());
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);
-        a.beat("moved", Beat { at: at(0), condition: condition("A") });
-        a.beat("dead", Beat { at: at(0), condition: condition("A") });
-        a.beat("here", Beat { at: at(8), condition: condition("A") });
-        b.beat("moved", Beat { at: at(9), condition: condition("B") });
+        a.beat("moved", Beat { at: at(0), next: BEAT, condition: condition("A") });
+        a.beat("dead", Beat { at: at(0), next: BEAT, condition: condition("A") });
+        a.beat("here", Beat { at: at(8), next: BEAT, condition: condition("A") });
+        b.beat("moved", Beat { at: at(9), next: BEAT, condition: condition("B") });
         for order in [["a", "b"], ["b", "a"]] {
             let all = [(order[0].to_owned(), text(&a, at(10))), (order[1].to_owned(), text(&b, at(10)))].into();
             let merged = merge(&all);
@@ -224,10 +250,10 @@ mod tests {
         let liveness = Arc::new(Liveness::default());
         let alone: Arc<dyn Coordinator> = Arc::new(Alone::new("m"));
         let mut heard = alone.announcements();
-        let (beat, stop) = (Duration::from_secs(2), CancellationToken::new());
+        let stop = CancellationToken::new();
         let address = Some("192.0.2.10:8080".parse().unwrap());
-        let task = tokio::spawn(announce(liveness.clone(), alone, address, beat, stop.clone()));
-        let say = |reason| liveness.beat("n", Beat { at: Instant::now(), condition: condition(reason) });
+        let task = tokio::spawn(announce(liveness.clone(), alone, address, BEAT, stop.clone()));
+        let say = |reason| liveness.beat("n", Beat { at: Instant::now(), next: BEAT, condition: condition(reason) });
         heard.changed().await.unwrap();
         for reason in ["A", "B"] {
             say(reason);
@@ -239,7 +265,7 @@ mod tests {
         let silence = tokio::time::Instant::now();
         heard.changed().await.unwrap();
         assert_eq!(merge(&heard.borrow_and_update())["n"], Heard::Silent, "the next news is its silence");
-        assert!(silence.elapsed() > grace(beat));
+        assert!(silence.elapsed() > grace(BEAT));
         stop.cancel();
         task.await.unwrap();
     }

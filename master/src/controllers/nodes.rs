@@ -43,6 +43,8 @@ const HOMELESS_LIFE: Duration = Duration::from_secs(30);
 const LOOK_AT_ALL: Duration = Duration::from_secs(60);
 /// Beats after which a minion is late, which the next beat may show to be nothing.
 const LATE_BEATS: f64 = 1.25;
+/// Writes under way at once: many minions join, fall silent and return together.
+const WRITES_AT_ONCE: usize = 256;
 /// On the status of a pod whose minion is silent.
 pub(crate) const NODE_LOST: &str = "NodeLost";
 
@@ -69,7 +71,7 @@ pub(crate) struct Health {
 
 /// Judges a minion by its last beat here and by what other masters hear of it. `since` is when it
 /// was last known to be heard by anyone, or when this master began to lead: a minion gets its grace
-/// from then, to find another master. `None` while the grace runs: what is stored stands.
+/// from then, to find another master, and after a beat that of the interval it was told. `None` while the grace runs: what is stored stands.
 pub(crate) fn judge(
     beat: Option<&Beat>,
     elsewhere: Option<&Heard>,
@@ -77,9 +79,9 @@ pub(crate) fn judge(
     now: Instant,
     grace: Duration,
 ) -> Option<Health> {
-    let recent = |at: Instant| now.saturating_duration_since(at) <= grace;
+    let recent = |at: Instant, grace: Duration| now.saturating_duration_since(at) <= grace;
     let said = match (beat, elsewhere) {
-        (Some(beat), _) if recent(beat.at) => Some(&beat.condition),
+        (Some(beat), _) if recent(beat.at, liveness::grace(beat.next)) => Some(&beat.condition),
         (_, Some(Heard::Alive(condition))) => Some(condition),
         _ => None,
     };
@@ -89,7 +91,7 @@ pub(crate) fn judge(
             reason: said.reason.clone(),
             message: said.message.clone(),
         }),
-        None if recent(since) => None,
+        None if recent(since, grace) => None,
         None => Some(Health {
             status: "Unknown",
             reason: "MinionSilent".into(),
@@ -98,10 +100,10 @@ pub(crate) fn judge(
     }
 }
 
-/// The first free share of the pod network.
-pub(crate) fn free_share(pod_cidr: Ipv4Net, taken: &BTreeSet<Ipv4Net>) -> Option<Ipv4Net> {
+/// The free shares of the pod network, in order.
+fn free_shares(pod_cidr: Ipv4Net, taken: &BTreeSet<Ipv4Net>) -> impl Iterator<Item = Ipv4Net> {
     let prefix = NODE_PREFIX.max(pod_cidr.prefix_len());
-    pod_cidr.subnets(prefix).ok()?.find(|share| !taken.contains(share))
+    pod_cidr.subnets(prefix).into_iter().flatten().filter(|share| !taken.contains(share))
 }
 
 /// A node as it was last read.
@@ -176,7 +178,8 @@ impl NodeController {
         self.allot(memory).await;
         let beats = self.liveness.snapshot();
         let elsewhere = liveness::merge(&self.announcements.borrow());
-        let grace = liveness::grace(self.beat);
+        let interval = liveness::interval(self.beat, memory.nodes.len());
+        let grace = liveness::grace(interval);
         for (name, known) in &mut memory.nodes {
             // A master that told of a minion's silence has waited for it already; one that vanished
             // has not.
@@ -193,7 +196,8 @@ impl NodeController {
             .map(|(name, known)| {
                 let heard = match (beats.get(name.as_str()), elsewhere.get(name.as_str())) {
                     (_, Some(Heard::Alive(_))) => now,
-                    (Some(beat), _) => beat.at.max(since(known)),
+                    // One that was told to beat less often is no more silent for that.
+                    (Some(beat), _) => (beat.at + beat.next.saturating_sub(interval)).max(since(known)),
                     (None, _) => since(known),
                 };
                 (name.clone(), now.saturating_duration_since(heard))
@@ -201,23 +205,19 @@ impl NodeController {
             .collect();
         let health: BTreeMap<&str, Option<Health>> =
             memory.nodes.iter().map(|(name, known)| (name.as_str(), judged(name, known))).collect();
-        for (name, health) in health.iter().filter_map(|(name, health)| Some((*name, health.as_ref()?))) {
-            let Some(known) = memory.nodes.get(name) else { continue };
+        let changed = health.iter().filter_map(|(name, health)| {
+            let (known, health) = (memory.nodes.get(*name)?, health.as_ref()?);
             let stored = ready_condition(&known.node);
             let same_status = stored.is_some_and(|c| c.status == health.status);
-            if same_status && stored.is_some_and(|c| c.reason.as_ref() == Some(&health.reason)) {
-                continue;
-            }
-            match self.write_health(name, health).await {
-                Ok(()) if !same_status => self.announce(&known.node, health),
-                result => tell(result, "a minion's health could not be written"),
-            }
-        }
+            let same = same_status && stored.is_some_and(|c| c.reason.as_ref() == Some(&health.reason));
+            (!same).then(|| self.note_health(&known.node, name, health, !same_status))
+        });
+        futures_util::stream::iter(changed).for_each_concurrent(WRITES_AT_ONCE, |write| write).await;
         let lost =
             health.iter().filter_map(|(node, h)| Some((CompactString::from(*node), h.as_ref()?.status == "Unknown")));
         let lost: BTreeMap<CompactString, bool> = lost.collect();
         drop(health);
-        self.move_pods(memory, &lost, &silences, now).await;
+        self.move_pods(memory, &lost, &silences, interval, now).await;
         self.mark_pods(memory, &lost, now).await;
         self.remove_homeless(memory, now).await;
     }
@@ -248,28 +248,40 @@ impl NodeController {
 
     async fn allot(&self, memory: &mut Memory) {
         let share = |n: &Node| n.spec.as_ref().and_then(|s| s.pod_cidr.as_ref()?.parse::<Ipv4Net>().ok());
-        let mut taken: BTreeSet<Ipv4Net> = memory.nodes.values().filter_map(|known| share(&known.node)).collect();
+        let taken: BTreeSet<Ipv4Net> = memory.nodes.values().filter_map(|known| share(&known.node)).collect();
+        let mut free = free_shares(self.pod_cidr, &taken);
+        let mut allotted = Vec::new();
         for (name, known) in memory.nodes.iter_mut().filter(|(_, known)| share(&known.node).is_none()) {
-            let Some(free) = free_share(self.pod_cidr, &taken) else {
-                if !std::mem::replace(&mut known.told_full, true) {
-                    let message =
-                        format!("the pod network {} has no /{NODE_PREFIX} left for this minion", self.pod_cidr);
-                    self.events.warning(&known.node, "NoPodNetwork", &message);
-                }
-                continue;
-            };
-            taken.insert(free);
-            let set = |node: &mut Node| {
-                let spec = node.spec.get_or_insert_default();
-                let missing = spec.pod_cidr.as_deref().is_none_or(str::is_empty);
-                if missing {
-                    spec.pod_cidr = Some(free.to_string());
-                    spec.pod_cidrs = Some(vec![free.to_string()]);
-                }
-                Ok(missing)
-            };
-            let result = self.registry.modify("", name, set).await.map(drop);
-            tell(result, "a pod network could not be allotted");
+            if let Some(share) = free.next() {
+                allotted.push((name.clone(), share));
+            } else if !std::mem::replace(&mut known.told_full, true) {
+                let message = format!("the pod network {} has no /{NODE_PREFIX} left for this minion", self.pod_cidr);
+                self.events.warning(&known.node, "NoPodNetwork", &message);
+            }
+        }
+        let writes = allotted.into_iter().map(|(name, share)| self.give(name, share));
+        futures_util::stream::iter(writes).for_each_concurrent(WRITES_AT_ONCE, |write| write).await;
+    }
+
+    async fn give(&self, name: CompactString, share: Ipv4Net) {
+        let set = |node: &mut Node| {
+            let spec = node.spec.get_or_insert_default();
+            let missing = spec.pod_cidr.as_deref().is_none_or(str::is_empty);
+            if missing {
+                spec.pod_cidr = Some(share.to_string());
+                spec.pod_cidrs = Some(vec![share.to_string()]);
+            }
+            Ok(missing)
+        };
+        let result = self.registry.modify("", &name, set).await.map(drop);
+        tell(result, "a pod network could not be allotted");
+    }
+
+    /// Writes a minion's health down, and announces it if it is another one than before.
+    async fn note_health(&self, node: &Node, name: &str, health: &Health, is_new: bool) {
+        match self.write_health(name, health).await {
+            Ok(()) if is_new => self.announce(node, health),
+            result => tell(result, "a minion's health could not be written"),
         }
     }
 
@@ -306,6 +318,7 @@ impl NodeController {
         memory: &mut Memory,
         lost: &BTreeMap<CompactString, bool>,
         silences: &BTreeMap<CompactString, Duration>,
+        interval: Duration,
         now: Instant,
     ) {
         let is_lost = |node: &CompactString| lost.get(node).copied().unwrap_or_default();
@@ -324,14 +337,14 @@ impl NodeController {
             let cleared = memory.cleared.contains(node);
             (is_minion || !pods.indexed(node).is_empty()).then_some(Sound { silence: *silence, cleared })
         });
-        let braked = (self.braked)(&sounds.collect::<Vec<_>>(), self.beat.mul_f64(LATE_BEATS));
+        let braked = (self.braked)(&sounds.collect::<Vec<_>>(), interval.mul_f64(LATE_BEATS));
         if braked {
             if memory.braked_at.replace(now).is_none() {
                 tracing::warn!(minions = ?silent, "most minions are silent: their pods stay until half answer again");
             }
             return;
         }
-        let grace = liveness::grace(self.beat);
+        let grace = liveness::grace(interval);
         // Those that come back after the same fault do so one after the other.
         if memory.braked_at.is_some_and(|at| now.saturating_duration_since(at) <= grace) {
             return;
@@ -340,7 +353,7 @@ impl NodeController {
             tracing::info!(minions = ?silent, "enough minions answer: the pods of silent ones move");
         }
         // Masters tell each other late who is silent: the brake must see all that are.
-        let patience = if self.announcements.borrow().len() > 1 { self.beat } else { Duration::ZERO };
+        let patience = if self.announcements.borrow().len() > 1 { interval } else { Duration::ZERO };
         let grace = grace + patience;
         for node in silent {
             if silences.get(&node).is_none_or(|silence| *silence < grace) {
@@ -485,13 +498,15 @@ mod tests {
     use super::*;
     use crate::liveness::Condition;
 
+    const BEAT: Duration = Duration::from_secs(2);
+
     /// Seconds on a clock of which only differences matter. A beat, when the master began to
     /// listen, now.
     fn check(beat: Option<(u64, bool)>, since: u64, now: u64, expected: Option<&str>) {
         let start = Instant::now();
         let at = |second: u64| start + Duration::from_secs(second);
         let condition = |ready| Condition { ready, reason: "R".into(), message: "m".into() };
-        let beat = beat.map(|(second, ready)| Beat { at: at(second), condition: condition(ready) });
+        let beat = beat.map(|(second, ready)| Beat { at: at(second), next: BEAT, condition: condition(ready) });
         let judged = judge(beat.as_ref(), None, at(since), at(now), Duration::from_secs(5));
         assert_eq!(judged.map(|h| h.status), expected);
     }
@@ -513,7 +528,7 @@ mod tests {
         let now = Instant::now() + Duration::from_secs(100);
         let old = now - Duration::from_secs(50);
         let said = |ready| Condition { ready, reason: "R".into(), message: "m".into() };
-        let beat = Beat { at: old, condition: said(true) };
+        let beat = Beat { at: old, next: BEAT, condition: said(true) };
         let judge = |heard: &Heard| judge(Some(&beat), Some(heard), old, now, Duration::from_secs(5)).map(|h| h.status);
         assert_eq!(judge(&Heard::Alive(said(false))), Some("False"), "an old beat here says nothing");
         assert_eq!(judge(&Heard::Silent), Some("Unknown"));
@@ -531,11 +546,14 @@ mod tests {
         let cidr: Ipv4Net = "10.244.0.0/23".parse().unwrap();
         let mut taken = BTreeSet::new();
         for expected in ["10.244.0.0/24", "10.244.1.0/24"] {
-            let share = free_share(cidr, &taken).unwrap();
+            let share = free_shares(cidr, &taken).next().unwrap();
             assert_eq!(share.to_string(), expected);
             taken.insert(share);
         }
-        assert_eq!(free_share(cidr, &taken), None);
-        assert_eq!(free_share("10.9.9.0/26".parse().unwrap(), &BTreeSet::new()).unwrap().to_string(), "10.9.9.0/26");
+        assert_eq!(free_shares(cidr, &taken).next(), None);
+        assert_eq!(
+            free_shares("10.9.9.0/26".parse().unwrap(), &BTreeSet::new()).next().unwrap().to_string(),
+            "10.9.9.0/26"
+        );
     }
 }

@@ -57,6 +57,8 @@ async fn failures_back_off_and_success_forgets_them() {
 }
 
 /// A registry with every loop running.
+const BEAT: Duration = Duration::from_secs(2);
+
 struct World {
     registry: Registry,
     liveness: Arc<Liveness>,
@@ -81,7 +83,7 @@ impl World {
             coordinator: Arc::new(Alone::new("this")),
             advertised,
             pod_cidr: pod_cidr.parse().unwrap(),
-            beat: Duration::from_secs(2),
+            beat: BEAT,
             plans: Plans::default(),
             failed: CancellationToken::new(),
         };
@@ -106,7 +108,7 @@ impl World {
 
     fn beat(&self, name: &str) {
         let condition = Condition { ready: true, reason: "MinionReady".into(), message: String::new() };
-        self.liveness.beat(name, Beat { at: Instant::now(), condition });
+        self.liveness.beat(name, Beat { at: Instant::now(), next: BEAT, condition });
     }
 
     async fn rc(&self, name: &str, replicas: i32) {

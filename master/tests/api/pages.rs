@@ -73,7 +73,7 @@ async fn minions_learn_the_facts_and_beat() {
     master.put(path, &beat).await.refused(404, "\"n1\" not found");
     assert!(master.liveness.snapshot().is_empty());
     master.add_node("n1").await;
-    assert_eq!(master.put(path, &beat).await.expect(200).json(), json!({}));
+    assert_eq!(master.put(path, &beat).await.expect(200).json(), json!({"nextMillis": 2000}));
     let beats = master.liveness.snapshot();
     assert!(beats["n1"].condition.ready && beats["n1"].condition.message == "all is well");
     master.put(path, &json!({"ready": "yes"})).await.refused(400, "not a heartbeat");

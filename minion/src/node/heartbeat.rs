@@ -1,5 +1,6 @@
 //! The sign of life. A beat that fails is not repeated: the next one comes soon enough, and the
-//! master decides what silence means.
+//! master decides what silence means. It also says when the next one is due: in a large cluster each
+//! minion beats less often.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,8 +8,8 @@ use bytes::Bytes;
 use coracle_api::client::{Client, ClientError, encode};
 use http::Method;
 use ipnet::Ipv4Net;
-use serde::Serialize;
-use tokio::time::MissedTickBehavior;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::registration::{Registration, pod_cidr_of};
@@ -19,6 +20,9 @@ const ENGINE_LIMIT: Duration = Duration::from_secs(2);
 /// Beats that a silent engine is forgiven; a restart of the engine takes about two.
 const SILENT_BEATS_MAX: u32 = 2;
 const BEAT_LIMIT_MIN: Duration = Duration::from_secs(2);
+/// Whatever the master says, a minion beats no more and no less often.
+const NEXT_MIN: Duration = Duration::from_millis(100);
+const NEXT_MAX: Duration = Duration::from_secs(60);
 
 /// The body of a beat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -28,9 +32,17 @@ struct Beat {
     message: String,
 }
 
+/// What the master answers.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    next_millis: u64,
+}
+
 /// Beats until cancelled. Registers again when the master does not know the node.
 ///
-/// `pod_cidr` is the network that this node's pods use.
+/// `pod_cidr` is the network that this node's pods use; `interval` the time to the next beat after one
+/// that was not heard.
 pub async fn run<R: Runtime>(
     client: Client,
     registration: Registration,
@@ -41,18 +53,18 @@ pub async fn run<R: Runtime>(
 ) {
     let path = format!("/coracle/v1/nodes/{}/heartbeat", encode(&registration.facts().name));
     let limit = interval.max(BEAT_LIMIT_MIN);
-    let mut ticks = tokio::time::interval(interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next = Instant::now();
     let mut silent_beats = 0;
     let mut heard = true;
     // Whether the Node may lack what this minion says of itself: then no pod should come here yet.
     let mut unregistered = false;
     loop {
-        // Cancel-safe: a tick not taken comes again.
+        // Cancel-safe: nothing is under way.
         tokio::select! {
             () = shutdown.cancelled() => return,
-            _ = ticks.tick() => {}
+            () = tokio::time::sleep_until(next) => {}
         }
+        let begun = Instant::now();
         let engine = engine_error(&*runtime).await;
         silent_beats = if engine.is_some() { silent_beats + 1 } else { 0 };
         let beat = beat(silent_beats, engine);
@@ -61,17 +73,21 @@ pub async fn run<R: Runtime>(
                 register_again(&registration, pod_cidr, &mut unregistered).await?;
             }
             match tokio::time::timeout(limit, send(&client, &path, &beat)).await {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(e)) if e.is_not_found() => register_again(&registration, pod_cidr, &mut unregistered).await,
+                Ok(Ok(next)) => Ok(next.unwrap_or(interval)),
+                Ok(Err(e)) if e.is_not_found() => {
+                    register_again(&registration, pod_cidr, &mut unregistered).await.map(|()| interval)
+                }
                 Ok(Err(e)) => Err(e.to_string()),
                 Err(_) => Err(format!("no answer within {} ms", limit.as_millis())),
             }
         };
         // Cancel-safe: a beat lost is a beat missed.
-        let error = tokio::select! {
+        let beaten = tokio::select! {
             () = shutdown.cancelled() => return,
-            beaten = beating => beaten.err(),
+            beaten = beating => beaten,
         };
+        next = begun + *beaten.as_ref().unwrap_or(&interval);
+        let error = beaten.err();
         if error.is_some() == heard {
             heard = error.is_none();
             match error {
@@ -82,10 +98,13 @@ pub async fn run<R: Runtime>(
     }
 }
 
-async fn send(client: &Client, path: &str, beat: &Beat) -> Result<(), ClientError> {
+/// Sends a beat. `None`: the master did not say when to send the next one.
+async fn send(client: &Client, path: &str, beat: &Beat) -> Result<Option<Duration>, ClientError> {
     // A struct of a bool and strings always serialises.
     let body = Bytes::from(serde_json::to_vec(beat).unwrap_or_default());
-    client.transport().json(Method::PUT, path, Some(body)).await.map(drop)
+    let answer = client.transport().json(Method::PUT, path, Some(body)).await?;
+    let next = serde_json::from_slice::<Answer>(&answer).ok().map(|a| Duration::from_millis(a.next_millis));
+    Ok(next.map(|next| next.clamp(NEXT_MIN, NEXT_MAX)))
 }
 
 /// Makes the Node anew. It takes several requests: as long as not all were answered, `unregistered` says so.
