@@ -94,18 +94,19 @@ impl Controller for ReplicationManager {
         if item.entry.kind == ReplicationController::row() {
             return vec![item.entry.key.clone()];
         }
-        let controllers = self.registry.snapshot(ReplicationController::row());
-        let controllers = || controllers.range(Some(&item.entry.key.namespace));
-        let owner = item.entry.pod().and_then(|p| p.owner.as_deref());
-        if let Some(uid) = owner {
-            return controllers().find(|rc| rc.uid() == uid).map(|rc| rc.key.clone()).into_iter().collect();
+        let namespace = &item.entry.key.namespace;
+        if let Some(uid) = item.entry.pod().and_then(|p| p.owner.as_deref()) {
+            let owner = item.entry.owners().iter().find(|owner| owner.uid == uid);
+            let owner = owner.filter(|owner| owner.kind == Some(ReplicationController::row()));
+            return owner.map(|owner| Key::new(namespace, &owner.name)).into_iter().collect();
         }
+        let controllers = self.registry.snapshot(ReplicationController::row());
         // Nobody's pod, also one that its controller left behind: whoever selects it may adopt it.
         let selects = |rc: &&Arc<Entry>| {
             let rc = rc.typed::<ReplicationController>();
             item.entry.selected_by(rc.and_then(|rc| rc.spec?.selector).as_ref())
         };
-        controllers().filter(selects).map(|rc| rc.key.clone()).collect()
+        controllers.range(Some(namespace)).filter(selects).map(|rc| rc.key.clone()).collect()
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ApiError> {
@@ -147,16 +148,16 @@ impl ReplicationManager {
         let selector = rc.spec.as_ref().and_then(|s| s.selector.as_ref());
         let uid = rc.metadata.uid.as_deref().unwrap_or_default();
         let template = rc.spec.as_ref().and_then(|s| s.template.as_ref()).map(template_hash);
+        // Pods of a controller that was deleted are not looked at: they are the garbage controller's.
         let owner = |pod: &PodFacts| match pod.owner.as_deref() {
-            Some(owner) if owner == uid => Owner::Us,
+            Some(_) => Owner::Us,
             None => Owner::Nobody,
-            // Also of one that was deleted: what becomes of its pods is the garbage controller's.
-            Some(_) => Owner::Other,
         };
         let snapshot = self.registry.snapshot(Pod::row());
-        let concerned: Vec<(&Entry, &PodFacts)> = (snapshot.range(rc.metadata.namespace.as_deref()))
+        let (ours, nobodys) = (snapshot.controlled(uid), snapshot.uncontrolled(&key.namespace));
+        let concerned: Vec<(&Entry, &PodFacts)> = (ours.values())
+            .chain(nobodys.values().filter(|entry| entry.selected_by(selector)))
             .filter_map(|entry| Some((&**entry, entry.pod()?)))
-            .filter(|(entry, pod)| owner(pod) == Owner::Us || entry.selected_by(selector))
             .collect();
         let is_ready = |pod: &PodFacts| pod.ready && !pod.lost;
         let waits = !desired.min_ready.is_zero() || concerned.iter().any(|(_, pod)| pod.replace.is_some());

@@ -121,7 +121,7 @@ impl Registry {
         for (kind, entries) in shelves {
             let shelf = self.shelf(kind);
             shelf.log.write().unwrap_or_else(PoisonError::into_inner).restart(version);
-            shelf.snapshot.store(Arc::new(Snapshot::new(kind, version, entries)));
+            shelf.snapshot.store(Arc::new(Snapshot::new(version, entries)));
         }
         self.inner.applied.send_replace(version);
         for shelf in &self.inner.shelves {

@@ -1,7 +1,7 @@
 //! One object as the registry keeps it: its wire form and the few facts that selectors and
 //! indexes need. The typed object is decoded when someone asks for it.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use super::{EventType, PodFacts, stored_kinds};
 use crate::store::{StoreError, Stored};
@@ -101,6 +101,11 @@ impl Facts {
             pod: object.downcast_ref().map(|pod| Box::new(PodFacts::of(pod))),
         }
     }
+}
+
+/// The group of the pods of a namespace that have no controller. No uid.
+pub(super) fn uncontrolled(namespace: &str) -> String {
+    format!("{namespace}/")
 }
 
 /// An object at one version.
@@ -225,6 +230,12 @@ impl Entry {
     /// The value of the kind's indexed field, if the kind has one.
     pub(super) fn indexed(&self) -> Option<&str> {
         self.field(self.kind.watch_index?)
+    }
+
+    /// For a pod: the uid of its controller, or [`uncontrolled`] of its namespace.
+    pub(super) fn group(&self) -> Option<Cow<'_, str>> {
+        let owner = self.pod()?.owner.as_deref();
+        Some(owner.map_or_else(|| uncontrolled(&self.key.namespace).into(), Cow::Borrowed))
     }
 
     /// The typed object. `None` only if the entry is of another kind.

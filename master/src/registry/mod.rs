@@ -71,15 +71,16 @@ pub struct Snapshot {
     pub entries: Entries,
     /// The same by the value of the kind's indexed field, if it has one.
     index: OrdMap<CompactString, Entries>,
+    /// Pods by their controller; see [`Entry::group`].
+    groups: OrdMap<CompactString, Entries>,
 }
 
 impl Snapshot {
-    fn new(kind: &Kind, version: u64, entries: Entries) -> Self {
-        let mut snapshot = Self { version, entries: Entries::new(), index: OrdMap::new() };
-        if kind.watch_index.is_some() {
-            for entry in entries.values() {
-                snapshot.index_in(entry);
-            }
+    fn new(version: u64, entries: Entries) -> Self {
+        let mut snapshot = Self { version, ..Self::default() };
+        for entry in entries.values() {
+            put(&mut snapshot.index, entry.indexed(), entry);
+            put(&mut snapshot.groups, entry.group().as_deref(), entry);
         }
         snapshot.entries = entries;
         snapshot
@@ -88,32 +89,34 @@ impl Snapshot {
     /// Puts an object in the place of the one of that key, and returns that one.
     fn insert(&mut self, entry: &Arc<Entry>) -> Option<Arc<Entry>> {
         let before = self.entries.insert(entry.key.clone(), entry.clone());
-        if let Some(before) = before.as_deref().filter(|before| before.indexed() != entry.indexed()) {
-            self.index_out(before);
+        if let Some(before) = before.as_deref() {
+            if before.indexed() != entry.indexed() {
+                take(&mut self.index, before.indexed(), &before.key);
+            }
+            if before.group() != entry.group() {
+                take(&mut self.groups, before.group().as_deref(), &before.key);
+            }
         }
-        self.index_in(entry);
+        put(&mut self.index, entry.indexed(), entry);
+        put(&mut self.groups, entry.group().as_deref(), entry);
         before
     }
 
     fn remove(&mut self, key: &Key) -> Option<Arc<Entry>> {
         let before = self.entries.remove(key)?;
-        self.index_out(&before);
+        take(&mut self.index, before.indexed(), key);
+        take(&mut self.groups, before.group().as_deref(), key);
         Some(before)
     }
 
-    fn index_in(&mut self, entry: &Arc<Entry>) {
-        if let Some(value) = entry.indexed() {
-            self.index.entry(value.into()).or_default().insert(entry.key.clone(), entry.clone());
-        }
+    /// The pods of the controller with this uid.
+    pub fn controlled(&self, uid: &str) -> Entries {
+        self.groups.get(uid).cloned().unwrap_or_default()
     }
 
-    fn index_out(&mut self, entry: &Entry) {
-        let Some(value) = entry.indexed() else { return };
-        let Some(entries) = self.index.get_mut(value) else { return };
-        entries.remove(&entry.key);
-        if entries.is_empty() {
-            self.index.remove(value);
-        }
+    /// The pods of a namespace that have no controller.
+    pub fn uncontrolled(&self, namespace: &str) -> Entries {
+        self.groups.get(&*entry::uncontrolled(namespace)).cloned().unwrap_or_default()
     }
 
     /// The objects whose indexed field has this value.
@@ -156,6 +159,20 @@ impl Snapshot {
     /// The entries of one namespace, or all of them.
     pub fn range(&self, namespace: Option<&str>) -> impl Iterator<Item = &Arc<Entry>> {
         self.entries.range(bounds(namespace)).map(|(_, entry)| entry)
+    }
+}
+
+fn put(index: &mut OrdMap<CompactString, Entries>, value: Option<&str>, entry: &Arc<Entry>) {
+    if let Some(value) = value {
+        index.entry(value.into()).or_default().insert(entry.key.clone(), entry.clone());
+    }
+}
+
+fn take(index: &mut OrdMap<CompactString, Entries>, value: Option<&str>, key: &Key) {
+    let Some((value, entries)) = value.and_then(|value| Some((value, index.get_mut(value)?))) else { return };
+    entries.remove(key);
+    if entries.is_empty() {
+        index.remove(value);
     }
 }
 
@@ -300,7 +317,7 @@ impl Registry {
             .into_iter()
             .map(|(kind, entries)| Shelf {
                 kind,
-                snapshot: ArcSwap::from_pointee(Snapshot::new(kind, version, entries)),
+                snapshot: ArcSwap::from_pointee(Snapshot::new(version, entries)),
                 log: RwLock::new(EventLog::new(version, limits.clone())),
                 published: signal::Sender::new(version),
             })

@@ -53,15 +53,13 @@ impl Replica {
     }
 }
 
-/// Whose pod it is.
+/// Whose pod it is. Those of another controller are not looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
     /// The controller that plans.
     Us,
     /// No controller.
     Nobody,
-    /// Another controller.
-    Other,
 }
 
 /// What is wanted.

@@ -14,7 +14,7 @@ fn replica() -> impl Strategy<Value = Replica> {
         Just(PodPhase::Succeeded),
         Just(PodPhase::Failed)
     ];
-    let owner = prop_oneof![Just(Owner::Us), Just(Owner::Nobody), Just(Owner::Other)];
+    let owner = prop_oneof![Just(Owner::Us), Just(Owner::Nobody)];
     let order = (prop::option::of(0u32..3000), any::<bool>());
     let replace = prop::option::weighted(
         0.3,
@@ -85,7 +85,7 @@ fn apply(plan: &Plan, pods: &mut Vec<Replica>, round: usize) {
 }
 
 fn is_ours(pod: &Replica) -> bool {
-    pod.matches && pod.active && pod.owner != Owner::Other
+    pod.matches && pod.active
 }
 
 fn ready(pods: &[Replica]) -> usize {
