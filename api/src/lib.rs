@@ -20,6 +20,7 @@ pub mod error;
 pub mod file_lock;
 pub mod kinds;
 pub mod objects;
+pub mod open_files;
 pub mod quantity;
 pub mod schedule;
 pub mod selector;

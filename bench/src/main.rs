@@ -6,6 +6,7 @@ mod api;
 mod cluster;
 mod machine;
 mod proxy;
+mod scale;
 mod schedule;
 mod store;
 
@@ -46,6 +47,8 @@ enum What {
     /// The names of services, for the same.
     #[command(hide = true)]
     Names,
+    /// A master under thousands of simulated minions; needs nothing but the binary.
+    Scale(scale::ScaleArgs),
     /// Pods placed in a second, in clusters of several sizes; needs nothing.
     Schedule(schedule::ScheduleArgs),
     /// The embedded store beside the bare disk; needs nothing.
@@ -59,6 +62,7 @@ fn main() -> Result<()> {
         What::Proxy(args) => proxy::run(&args),
         What::Plane(args) => proxy::run_plane(&args),
         What::Names => proxy::serve_names(),
+        What::Scale(args) => scale::run(&args),
         What::Schedule(args) => schedule::run(&args),
         What::Store(args) => store::run(&args),
         What::All => cluster::run(cluster::Figures::ALL, cli.rounds),

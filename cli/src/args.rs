@@ -211,6 +211,40 @@ pub(crate) struct MinionArgs {
     pub(crate) data_dir: PathBuf,
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
+    #[command(flatten)]
+    pub(crate) hollow: HollowArgs,
+}
+
+/// Simulated minions instead of this machine.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Simulated minions")]
+pub(crate) struct HollowArgs {
+    /// Run so many simulated minions, called NAME-00000 and so on [NAME default: hollow], instead of a real one
+    #[arg(long, value_name = "N", conflicts_with_all = ["docker", "address"])]
+    pub(crate) hollow: Option<usize>,
+    /// Processors of each
+    #[arg(long, value_name = "N", default_value_t = 4, requires = "hollow")]
+    pub(crate) hollow_cpus: u32,
+    /// Memory of each, in GiB
+    #[arg(long, value_name = "GIB", default_value_t = 16, requires = "hollow")]
+    pub(crate) hollow_memory: u32,
+    /// Pods that each takes
+    #[arg(long, value_name = "N", default_value_t = 110, requires = "hollow")]
+    pub(crate) hollow_pods: u32,
+    /// What starting a container takes, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 0, requires = "hollow")]
+    pub(crate) hollow_start_ms: u32,
+    /// The share of starts that fail, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share, requires = "hollow")]
+    pub(crate) hollow_failed_starts: f64,
+    /// How long a container runs on average until it crashes, in seconds; 0: for ever
+    #[arg(long, value_name = "S", default_value_t = 0, requires = "hollow")]
+    pub(crate) hollow_crash_after: u32,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("not between 0 and 1".to_owned()) }
 }
 
 /// `coracle reset`

@@ -19,7 +19,7 @@ use crate::{
     liveness::{self, Liveness},
     plans::Plans,
     registry::Registry,
-    server::{self, Listen, Server, ServerConfig},
+    server::{self, Limits, Listen, Server, ServerConfig},
     source::Source,
     store::{EmbeddedStore, EtcdConfig, EtcdStore, Store, StoreError},
 };
@@ -75,6 +75,8 @@ pub struct MasterConfig {
     pub services: Ranges,
     /// The range that minions get their pod networks from.
     pub pods: Ranges,
+    /// What callers may cost.
+    pub limits: Limits,
 }
 
 /// What a master stands on.
@@ -143,9 +145,10 @@ impl Master {
         tokio::spawn(watch_writer(writer.clone(), stop_writer.clone(), failed.clone()));
 
         let liveness = Arc::new(Liveness::default());
-        let server_config = ServerConfig { allow_from: config.allow_from, ..ServerConfig::new(config.listen) };
+        let MasterConfig { listen, allow_from, limits, .. } = config;
+        let server_config = ServerConfig { listen, allow_from, limits };
         let unstopped = CancellationToken::new();
-        let (of_server, listen) = ((registry.clone(), liveness.clone(), facts.clone()), config.listen);
+        let of_server = (registry.clone(), liveness.clone(), facts.clone());
         let server = match (listener, of_server) {
             (None, (registry, liveness, facts)) => {
                 Server::start(server_config, registry, liveness, facts, &unstopped).await?

@@ -8,9 +8,7 @@
 //! that could not run it. Shutting down leaves every container running; the next start adopts them.
 
 use std::{
-    future::Future,
     net::{IpAddr, SocketAddr, SocketAddrV4},
-    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -22,18 +20,14 @@ use coracle_api::{
 };
 use futures_util::FutureExt;
 use ipnet::Ipv4Net;
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::sync::{mpsc, watch};
 
 use crate::{
+    deadline::Deadline,
     dns::{self, CLUSTER_DOMAIN, DnsConfig, HostFiles, Site},
     feed,
     network::{NetworkConfig, NetworkError, PodNetwork, PodRoutes, network_name},
     node::{
-        Backoff,
         cluster::ClusterFacts,
         facts::{self, NodeFacts},
         heartbeat,
@@ -41,6 +35,7 @@ use crate::{
         server::NodeServer,
         tunnel,
     },
+    parts::Parts,
     pods::{self, ApiReporter, Manager, PodDns, PodQuery, traffic::Serving},
     proxy::{self, ProxyConfig, ProxyMode},
     record::{DirLock, Record},
@@ -54,8 +49,6 @@ pub use crate::record::RecordError;
 
 /// How long a minion waits for its master: a host may boot long before it.
 const MASTER_LIMIT: Duration = Duration::from_secs(300);
-/// Waiting is mentioned again so often.
-const REMIND: Duration = Duration::from_secs(15);
 /// What shutting down takes at most.
 const SHUTDOWN_LIMIT: Duration = Duration::from_millis(900);
 
@@ -299,12 +292,7 @@ impl Minion {
     /// Returns when a part has ended by itself, with its name: the minion has ended then, and should
     /// be started again.
     pub async fn failed(&self) -> &'static str {
-        let mut failed = self.parts.failed.subscribe();
-        match failed.wait_for(Option::is_some).await.map(|part| *part) {
-            Ok(Some(part)) => part,
-            // The sender is in `self.parts`.
-            _ => std::future::pending().await,
-        }
+        self.parts.failed().await
     }
 
     /// Stops the minion; its pods keep running. Takes less than a second.
@@ -328,135 +316,5 @@ impl Minion {
 impl Drop for Minion {
     fn drop(&mut self) {
         self.parts.shutdown.cancel();
-    }
-}
-
-/// The tasks of a minion: all tracked, all ended by one token, none of which may end by itself.
-#[derive(Debug, Clone)]
-struct Parts {
-    tasks: TaskTracker,
-    shutdown: CancellationToken,
-    failed: watch::Sender<Option<&'static str>>,
-}
-
-impl Default for Parts {
-    fn default() -> Self {
-        Self { tasks: TaskTracker::new(), shutdown: CancellationToken::new(), failed: watch::Sender::new(None) }
-    }
-}
-
-impl Parts {
-    fn token(&self) -> CancellationToken {
-        self.shutdown.clone()
-    }
-
-    fn run(&self, part: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let (shutdown, failed) = (self.shutdown.clone(), self.failed.clone());
-        self.tasks.spawn(async move {
-            let panicked = AssertUnwindSafe(task).catch_unwind().await.is_err();
-            if !shutdown.is_cancelled() {
-                tracing::error!(part, panicked, "a part of the minion ended by itself; the minion ends");
-                failed.send_if_modified(|first| {
-                    let is_first = first.is_none();
-                    first.get_or_insert(part);
-                    is_first
-                });
-                shutdown.cancel();
-            }
-        });
-    }
-}
-
-/// The end of the patience with the master.
-struct Deadline {
-    at: Instant,
-    limit: Duration,
-}
-
-impl Deadline {
-    fn new(limit: Duration) -> Self {
-        Self { at: Instant::now() + limit, limit }
-    }
-
-    fn late(&self, what: &'static str, cause: Option<ClientError>) -> StartError {
-        let cause = cause.map_or_else(String::new, |e| format!(": {e}"));
-        StartError::Timeout { what, seconds: self.limit.as_secs(), cause }
-    }
-
-    /// Asks again, with back-off, as long as that may help.
-    async fn retry<T, F>(&self, what: &'static str, mut ask: impl FnMut() -> F) -> Result<T, StartError>
-    where
-        F: Future<Output = Result<T, ClientError>>,
-    {
-        let mut backoff = Backoff::new();
-        let mut mentioned: Option<Instant> = None;
-        loop {
-            let error = match ask().await {
-                Ok(answer) => return Ok(answer),
-                Err(e) if !e.is_transient() => return Err(StartError::Master(e)),
-                Err(e) => e,
-            };
-            if mentioned.is_none_or(|at| at.elapsed() > REMIND) {
-                tracing::info!(%error, "{what}");
-                mentioned = Some(Instant::now());
-            }
-            let wait = backoff.next();
-            if Instant::now() + wait > self.at {
-                return Err(self.late(what, Some(error)));
-            }
-            tokio::time::sleep(wait).await;
-        }
-    }
-
-    async fn wait<T>(&self, what: &'static str, answer: impl Future<Output = T>) -> Result<T, StartError> {
-        let mut answer = std::pin::pin!(answer);
-        loop {
-            let pause = self.at.min(Instant::now() + REMIND);
-            match tokio::time::timeout_at(pause, &mut answer).await {
-                Ok(answer) => return Ok(answer),
-                Err(_) if Instant::now() >= self.at => return Err(self.late(what, None)),
-                Err(_) => tracing::info!("{what}"),
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_part_that_ends_by_itself_ends_the_minion() {
-        let parts = Parts::default();
-        let token = parts.token();
-        parts.run("steady", async move { token.cancelled().await });
-        parts.run("frail", async { panic!("as tests do") });
-        let mut failed = parts.failed.subscribe();
-        failed.wait_for(|part| *part == Some("frail")).await.unwrap();
-        parts.tasks.close();
-        parts.tasks.wait().await;
-        assert_eq!(*failed.borrow(), Some("frail"), "the others were told to end");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_master_that_does_not_come_is_given_up_with_the_last_error() {
-        let deadline = Deadline::new(Duration::from_secs(60));
-        let ask = || async { Err::<(), _>(ClientError::Connect { server: "s".into(), cause: "refused".into() }) };
-        let error = deadline.retry("waiting for the master", ask).await.unwrap_err().to_string();
-        assert_eq!(error, "waiting for the master took longer than 60 s: cannot reach the master at s: refused");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_never_allotted_is_given_up() {
-        let deadline = Deadline::new(Duration::from_secs(60));
-        let error = deadline.wait("waiting for x", std::future::pending::<()>()).await.unwrap_err().to_string();
-        assert_eq!(error, "waiting for x took longer than 60 s");
-    }
-
-    #[tokio::test]
-    async fn an_answer_that_will_not_change_is_not_asked_for_again() {
-        let deadline = Deadline::new(Duration::from_secs(60));
-        let ask = || async { Err::<(), _>(ClientError::Address("x".into())) };
-        assert!(matches!(deadline.retry("asking", ask).await, Err(StartError::Master(ClientError::Address(_)))));
     }
 }

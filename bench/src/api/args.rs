@@ -9,64 +9,64 @@ use clap::{Args, Subcommand, ValueEnum};
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct ApiArgs {
     #[command(subcommand)]
-    pub(super) part: Option<Part>,
+    pub(crate) part: Option<Part>,
     /// Numbers of pods at which everything is measured, rising.
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000])]
-    pub(super) objects: Vec<u64>,
+    pub(crate) objects: Vec<u64>,
     /// Also at 200,000 and 1,000,000 pods.
     #[arg(long)]
-    pub(super) full: bool,
+    pub(crate) full: bool,
     /// Numbers of connections.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 64])]
-    pub(super) connections: Vec<usize>,
+    pub(crate) connections: Vec<usize>,
     /// Seconds of each measurement.
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
-    pub(super) seconds: f64,
+    pub(crate) seconds: f64,
     /// Only these.
     #[arg(long, value_enum, value_delimiter = ',')]
-    pub(super) only: Vec<Workload>,
+    pub(crate) only: Vec<Workload>,
     /// The store of the master that is started.
     #[arg(long, value_enum, default_value = "embedded", conflicts_with = "url")]
-    pub(super) store: StoreKind,
+    pub(crate) store: StoreKind,
     /// Measure this Kubernetes API server instead of a master of our own.
     #[arg(long, value_name = "http://HOST:PORT")]
-    pub(super) url: Option<String>,
+    pub(crate) url: Option<String>,
     /// A process of the server at --url whose costs count; may be repeated.
     #[arg(long, value_name = "NAME=PID", requires = "url", value_parser = watched)]
-    pub(super) process: Vec<Watched>,
+    pub(crate) process: Vec<Watched>,
     /// Numbers of watchers that one update is sent to.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 100, 1_000])]
-    pub(super) watchers: Vec<usize>,
+    pub(crate) watchers: Vec<usize>,
     /// Watchers of the sustained stream of updates.
     #[arg(long, default_value_t = 100)]
-    pub(super) stream_watchers: usize,
+    pub(crate) stream_watchers: usize,
     /// Updates a second in it; 0: as many as there can be.
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 0])]
-    pub(super) stream_rate: Vec<u64>,
+    pub(crate) stream_rate: Vec<u64>,
     /// Seconds that it lasts.
     #[arg(long, default_value_t = 10.0, value_parser = seconds)]
-    pub(super) stream_seconds: f64,
+    pub(crate) stream_seconds: f64,
     /// Pods whose memory, and time to load, is measured; 200,000 with --full.
     #[arg(long)]
-    pub(super) memory_objects: Option<u64>,
+    pub(crate) memory_objects: Option<u64>,
     /// Where the server's data go: a directory on a disk [default: the tree's target directory].
     #[arg(long, value_name = "DIR")]
-    pub(super) dir: Option<PathBuf>,
+    pub(crate) dir: Option<PathBuf>,
     /// Also write the figures to this file.
     #[arg(long, value_name = "FILE")]
-    pub(super) json: Option<PathBuf>,
+    pub(crate) json: Option<PathBuf>,
 }
 
 /// Other things that this program does for the measurement.
 #[derive(Debug, Clone, Subcommand)]
-pub(super) enum Part {
+pub(crate) enum Part {
     /// Serve static bytes with bare hyper, until standard input ends: the bound for any server.
     RawServer,
 }
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Workload {
+pub(crate) enum Workload {
     /// The disk, memory, and bare hyper.
     Limits,
     /// New pods.
@@ -87,7 +87,7 @@ pub(super) enum Workload {
 
 /// Where a master of our own stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum StoreKind {
+pub(crate) enum StoreKind {
     /// The default.
     Embedded,
     /// An etcd of one member, started from PATH.
@@ -96,21 +96,21 @@ pub(super) enum StoreKind {
 
 /// A process of a server that runs already.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Watched {
+pub(crate) struct Watched {
     /// What the table calls it.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Its id.
-    pub(super) pid: u32,
+    pub(crate) pid: u32,
 }
 
 impl ApiArgs {
     /// Whether a workload is wanted.
-    pub(super) fn wants(&self, workload: Workload) -> bool {
+    pub(crate) fn wants(&self, workload: Workload) -> bool {
         self.only.is_empty() || self.only.contains(&workload)
     }
 
     /// Numbers of pods, rising.
-    pub(super) fn levels(&self) -> Vec<u64> {
+    pub(crate) fn levels(&self) -> Vec<u64> {
         let mut levels = self.objects.clone();
         if self.full {
             levels.extend([200_000, 1_000_000]);
@@ -121,12 +121,12 @@ impl ApiArgs {
     }
 
     /// Pods whose memory is measured.
-    pub(super) fn memory_level(&self) -> u64 {
+    pub(crate) fn memory_level(&self) -> u64 {
         self.memory_objects.unwrap_or(if self.full { 200_000 } else { 100_000 })
     }
 
     /// Time of each measurement.
-    pub(super) fn time(&self) -> Duration {
+    pub(crate) fn time(&self) -> Duration {
         Duration::from_secs_f64(self.seconds)
     }
 }

@@ -17,16 +17,16 @@ const READ: usize = 256 << 10;
 
 /// What came back.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// The status code.
-    pub(super) status: u16,
+    pub(crate) status: u16,
     /// Bytes of the body.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// A connection.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     parser: Parser,
     buffer: Box<[u8]>,
@@ -35,19 +35,19 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects.
-    pub(super) async fn open(address: SocketAddr) -> Result<Self> {
+    pub(crate) async fn open(address: SocketAddr) -> Result<Self> {
         Self::open_with(address, READ).await
     }
 
     /// Connects, to read small pieces: for connections in large numbers.
-    pub(super) async fn open_with(address: SocketAddr, read: usize) -> Result<Self> {
+    pub(crate) async fn open_with(address: SocketAddr, read: usize) -> Result<Self> {
         let stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, parser: Parser::default(), buffer: vec![0; read].into(), start: Vec::with_capacity(KEPT) })
     }
 
     /// Sends a request and reads the whole answer.
-    pub(super) async fn exchange(&mut self, request: &[u8]) -> Result<Answer> {
+    pub(crate) async fn exchange(&mut self, request: &[u8]) -> Result<Answer> {
         self.send(request).await?;
         let (start, mut bytes) = (&mut self.start, 0);
         while !self.parser.is_done() {
@@ -63,7 +63,7 @@ impl Connection {
     }
 
     /// Sends a request whose answer goes on, to be read with [`Connection::read`].
-    pub(super) async fn send(&mut self, request: &[u8]) -> Result<()> {
+    pub(crate) async fn send(&mut self, request: &[u8]) -> Result<()> {
         self.parser.restart();
         self.start.clear();
         self.stream.write_all(request).await.context("sending a request")
@@ -71,7 +71,7 @@ impl Connection {
 
     /// Waits for the next piece of an answer and hands its part of the body to `body`. Returns
     /// whether the answer goes on.
-    pub(super) async fn read(&mut self, body: impl FnMut(&[u8])) -> Result<bool> {
+    pub(crate) async fn read(&mut self, body: impl FnMut(&[u8])) -> Result<bool> {
         let read = self.stream.read(&mut self.buffer).await.context("reading a stream")?;
         if read == 0 {
             return Ok(false);
@@ -81,12 +81,12 @@ impl Connection {
     }
 
     /// The status code of the answer under way.
-    pub(super) fn status(&self) -> Option<u16> {
+    pub(crate) fn status(&self) -> Option<u16> {
         self.parser.status()
     }
 
     /// The first bytes of the last body.
-    pub(super) fn start_of_body(&self) -> &[u8] {
+    pub(crate) fn start_of_body(&self) -> &[u8] {
         &self.start
     }
 }

@@ -6,16 +6,16 @@ use super::scan;
 
 /// A change that was the next one of its writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Expected {
+pub(crate) struct Expected {
     /// Who made it.
-    pub(super) writer: usize,
+    pub(crate) writer: usize,
     /// Which one of his it is, from 1.
-    pub(super) number: u64,
+    pub(crate) number: u64,
 }
 
 /// What a watcher has seen.
 #[derive(Debug)]
-pub(super) struct Watcher {
+pub(crate) struct Watcher {
     version: u64,
     /// The last number of each writer.
     last: Vec<u64>,
@@ -23,12 +23,12 @@ pub(super) struct Watcher {
 
 impl Watcher {
     /// One that has seen nothing.
-    pub(super) fn new(writers: usize) -> Self {
+    pub(crate) fn new(writers: usize) -> Self {
         Self { version: 0, last: vec![0; writers] }
     }
 
     /// Takes a line of the watch. An error when it is not what must come next.
-    pub(super) fn take(&mut self, line: &[u8]) -> Result<Expected> {
+    pub(crate) fn take(&mut self, line: &[u8]) -> Result<Expected> {
         let text = || String::from_utf8_lossy(&line[..line.len().min(300)]).into_owned();
         ensure!(line.starts_with(b"{\"type\":\"MODIFIED\""), "not a change: {}", text());
         let version = scan::version(line).with_context(|| format!("no version: {}", text()))?;
@@ -43,14 +43,14 @@ impl Watcher {
 
 /// Cuts what arrives into lines.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     /// The beginning of a line whose end has not arrived.
     partial: Vec<u8>,
 }
 
 impl Lines {
     /// Takes a part and hands on each line that it ends.
-    pub(super) fn push(&mut self, mut part: &[u8], mut each: impl FnMut(&[u8])) {
+    pub(crate) fn push(&mut self, mut part: &[u8], mut each: impl FnMut(&[u8])) {
         while let Some(end) = memchr::memchr(b'\n', part) {
             if self.partial.is_empty() {
                 each(&part[..end]);

@@ -6,10 +6,10 @@
 //!
 //! Invariant: a figure is printed only if every answer it counts was the expected one.
 
-mod args;
-mod connection;
-mod deliveries;
-mod histogram;
+pub(crate) mod args;
+pub(crate) mod connection;
+pub(crate) mod deliveries;
+pub(crate) mod histogram;
 mod limits;
 mod lists;
 mod load;
@@ -20,14 +20,14 @@ mod pods;
 mod raw_server;
 mod report;
 mod scan;
-mod subject;
+pub(crate) mod subject;
 mod suite;
-mod usage;
+pub(crate) mod usage;
 mod watch;
-mod wire;
+pub(crate) mod wire;
 
 use anyhow::{Result, bail};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use coracle_api::open_files;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) use args::ApiArgs;
@@ -37,7 +37,8 @@ pub(crate) fn run(args: ApiArgs) -> Result<()> {
     if let Some(args::Part::RawServer) = args.part {
         return raw_server::run();
     }
-    raise_file_limit()?;
+    // A thousand watchers are a thousand sockets here, and in the server, which inherits the limit.
+    open_files::raise_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -48,11 +49,4 @@ pub(crate) fn run(args: ApiArgs) -> Result<()> {
             _ = terminate.recv() => bail!("terminated"),
         }
     })
-}
-
-/// A thousand watchers are a thousand sockets here, and in the server, which inherits the limit.
-fn raise_file_limit() -> Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
-    Ok(())
 }

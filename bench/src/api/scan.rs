@@ -9,19 +9,19 @@ static SEQUENCE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"se
 static CONTINUE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"continue\":\""));
 
 /// The first resourceVersion: that of the object or list itself.
-pub(super) fn version(json: &[u8]) -> Option<u64> {
+pub(crate) fn version(json: &[u8]) -> Option<u64> {
     number(after(&VERSION, json)?)
 }
 
 /// The label `seq`, `WRITER-NUMBER`: who made the change, and which one of his it is.
-pub(super) fn sequence(json: &[u8]) -> Option<(usize, u64)> {
+pub(crate) fn sequence(json: &[u8]) -> Option<(usize, u64)> {
     let text = after(&SEQUENCE, json)?;
     let dash = memchr::memchr(b'-', text)?;
     Some((usize::try_from(number(&text[..dash])?).ok()?, number(&text[dash + 1..])?))
 }
 
 /// The token of the next page.
-pub(super) fn next_page(json: &[u8]) -> Option<&str> {
+pub(crate) fn next_page(json: &[u8]) -> Option<&str> {
     let text = after(&CONTINUE, json)?;
     let token = std::str::from_utf8(&text[..memchr::memchr(b'"', text)?]).ok()?;
     (!token.is_empty()).then_some(token)

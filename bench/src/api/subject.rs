@@ -20,20 +20,20 @@ const READY_LIMIT: Duration = Duration::from_secs(300);
 
 /// A process whose costs are measured.
 #[derive(Debug, Clone)]
-pub(super) struct Process {
+pub(crate) struct Process {
     /// What the table calls it.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Its id.
-    pub(super) pid: u32,
+    pub(crate) pid: u32,
 }
 
 /// A server under load.
 #[derive(Debug)]
-pub(super) struct Subject {
+pub(crate) struct Subject {
     /// Where it answers.
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Its processes. None for a foreign server whose processes were not named.
-    pub(super) processes: Vec<Process>,
+    pub(crate) processes: Vec<Process>,
     own: Option<Own>,
 }
 
@@ -42,16 +42,24 @@ pub(super) struct Subject {
 struct Own {
     master: Option<Child>,
     etcd: Option<(Child, u16)>,
+    /// Of the master, besides the usual ones.
+    arguments: Vec<String>,
     /// Dropped, and thereby removed, after the processes were killed.
     dir: TempDir,
 }
 
 impl Subject {
     /// Starts a master with an empty store in a directory of its own below `dir`.
-    pub(super) fn start(store: StoreKind, dir: &Path) -> Result<Self> {
+    pub(crate) fn start(store: StoreKind, dir: &Path) -> Result<Self> {
+        Self::start_with(store, dir, &[])
+    }
+
+    /// The same with more arguments for the master.
+    pub(crate) fn start_with(store: StoreKind, dir: &Path, arguments: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("api-").tempdir_in(dir)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-        let own = Own { master: None, etcd: None, dir };
+        let arguments = arguments.iter().map(|a| (*a).to_owned()).collect();
+        let own = Own { master: None, etcd: None, arguments, dir };
         let mut subject = Self { address, processes: Vec::new(), own: Some(own) };
         if store == StoreKind::Etcd {
             subject.start_etcd()?;
@@ -61,7 +69,7 @@ impl Subject {
     }
 
     /// A server that runs already.
-    pub(super) fn at(url: &str, processes: &[Watched]) -> Result<Self> {
+    pub(crate) fn at(url: &str, processes: &[Watched]) -> Result<Self> {
         let rest = url.strip_prefix("http://").with_context(|| format!("--url {url}: only http:// is measured"))?;
         let host = rest.trim_end_matches('/');
         let mut found = host.to_socket_addrs().with_context(|| format!("--url {url}: expected http://HOST:PORT"))?;
@@ -72,23 +80,28 @@ impl Subject {
     }
 
     /// A server that somebody else started and stops.
-    pub(super) fn running(address: SocketAddr, processes: Vec<Process>) -> Self {
+    pub(crate) fn running(address: SocketAddr, processes: Vec<Process>) -> Self {
         Self { address, processes, own: None }
     }
 
     /// The host header of requests.
-    pub(super) fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         self.address.to_string()
     }
 
+    /// Where a server of our own keeps its files.
+    pub(crate) fn dir(&self) -> Option<&Path> {
+        self.own.as_ref().map(|own| own.dir.path())
+    }
+
     /// Resident bytes of all its processes.
-    pub(super) fn resident(&self) -> Result<u64> {
+    pub(crate) fn resident(&self) -> Result<u64> {
         self.processes.iter().map(|p| measure::resident_bytes(p.pid)).sum()
     }
 
     /// Kills the master with SIGKILL and starts it again on the same data; the time until it is
     /// ready.
-    pub(super) fn restart(&mut self) -> Result<Duration> {
+    pub(crate) fn restart(&mut self) -> Result<Duration> {
         let own = self.own.as_mut().context("a server that runs already is not restarted")?;
         kill(own.master.take());
         self.launch()
@@ -100,7 +113,7 @@ impl Subject {
         let log = own.dir.path().join("master.log");
         let mut command = Command::new(coracle());
         command.arg("master").arg("--data-dir").arg(own.dir.path().join("data"));
-        command.args(["--listen", &self.address.to_string()]);
+        command.args(["--listen", &self.address.to_string()]).args(&own.arguments);
         if let Some((_, port)) = &own.etcd {
             command.args(["--store", &format!("etcd://127.0.0.1:{port}")]);
         }
@@ -141,7 +154,7 @@ impl Drop for Own {
     }
 }
 
-fn kill(child: Option<Child>) {
+pub(crate) fn kill(child: Option<Child>) {
     if let Some(mut child) = child {
         // It may have ended by itself.
         drop(child.kill());
@@ -149,7 +162,7 @@ fn kill(child: Option<Child>) {
     }
 }
 
-fn spawn(command: &mut Command, log: &Path) -> Result<Child> {
+pub(crate) fn spawn(command: &mut Command, log: &Path) -> Result<Child> {
     let file = File::options().create(true).append(true).open(log)?;
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
     let program = PathBuf::from(command.get_program());

@@ -9,31 +9,31 @@ use super::subject::Subject;
 
 /// Processor time so far.
 #[derive(Debug)]
-pub(super) struct Usage {
+pub(crate) struct Usage {
     client: Duration,
     servers: Vec<Duration>,
 }
 
 /// Processor time between two points.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Cost {
+pub(crate) struct Cost {
     /// Of this process.
-    pub(super) client: Duration,
+    pub(crate) client: Duration,
     /// Of each server process, by name.
-    pub(super) servers: Vec<(String, Duration)>,
+    pub(crate) servers: Vec<(String, Duration)>,
     /// Resident bytes of all server processes at the end.
-    pub(super) resident: u64,
+    pub(crate) resident: u64,
 }
 
 impl Usage {
     /// The state now.
-    pub(super) fn now(subject: &Subject) -> Result<Self> {
+    pub(crate) fn now(subject: &Subject) -> Result<Self> {
         let servers = subject.processes.iter().map(|p| cpu_time(p.pid)).collect::<Result<_>>()?;
         Ok(Self { client: cpu_time(std::process::id())?, servers })
     }
 
     /// What was used since.
-    pub(super) fn until(&self, subject: &Subject) -> Result<Cost> {
+    pub(crate) fn until(&self, subject: &Subject) -> Result<Cost> {
         let now = Self::now(subject)?;
         let names = subject.processes.iter().map(|p| p.name.clone());
         let spent = now.servers.iter().zip(&self.servers).map(|(now, then)| now.saturating_sub(*then));
@@ -44,7 +44,7 @@ impl Usage {
 
 impl Cost {
     /// Of all server processes together.
-    pub(super) fn server(&self) -> Duration {
+    pub(crate) fn server(&self) -> Duration {
         self.servers.iter().map(|(_, time)| *time).sum()
     }
 }

@@ -9,13 +9,13 @@ use anyhow::{Context, Result, bail, ensure};
 const LINE_MAX: usize = 64 << 10;
 
 /// Appends a request without a body.
-pub(super) fn request(out: &mut Vec<u8>, method: &str, path: &str, host: &str) {
+pub(crate) fn request(out: &mut Vec<u8>, method: &str, path: &str, host: &str) {
     // Writing to a vector can't fail.
     let _ = write!(out, "{method} {path} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\n\r\n");
 }
 
 /// Appends a request with a body.
-pub(super) fn request_with(out: &mut Vec<u8>, method: &str, path: &str, host: &str, media: &str, body: &[u8]) {
+pub(crate) fn request_with(out: &mut Vec<u8>, method: &str, path: &str, host: &str, media: &str, body: &[u8]) {
     let _ = write!(
         out,
         "{method} {path} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\nContent-Type: {media}\r\n\
@@ -42,7 +42,7 @@ enum Place {
 
 /// Reads one answer after the other.
 #[derive(Debug)]
-pub(super) struct Parser {
+pub(crate) struct Parser {
     place: Place,
     status: u16,
     length: Option<u64>,
@@ -59,18 +59,18 @@ impl Default for Parser {
 
 impl Parser {
     /// The status code, once the head was read.
-    pub(super) fn status(&self) -> Option<u16> {
+    pub(crate) fn status(&self) -> Option<u16> {
         (!matches!(self.place, Place::StatusLine | Place::Headers)).then_some(self.status)
     }
 
     /// Whether the answer is complete.
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.place == Place::Done
     }
 
     /// Takes what arrived, hands the body's bytes to `body`, and returns how much belongs to this
     /// answer: all, unless the answer is complete.
-    pub(super) fn feed(&mut self, input: &[u8], mut body: impl FnMut(&[u8])) -> Result<usize> {
+    pub(crate) fn feed(&mut self, input: &[u8], mut body: impl FnMut(&[u8])) -> Result<usize> {
         let mut rest = input;
         while !rest.is_empty() && self.place != Place::Done {
             match self.place {
@@ -105,7 +105,7 @@ impl Parser {
     }
 
     /// Makes ready for the next answer.
-    pub(super) fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         (self.place, self.status, self.length, self.chunked) = (Place::StatusLine, 0, None, false);
         self.partial.clear();
     }

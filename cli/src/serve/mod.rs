@@ -1,6 +1,7 @@
 //! The server side of the binary: a whole cluster, a master, a minion, its store, and the
 //! removal of all traces. The verbs in [`crate::commands`] only call it.
 
+mod hollow;
 mod process;
 mod reset;
 mod restore;

@@ -8,14 +8,17 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use coracle_api::open_files;
 use coracle_master::{
     cluster::Ranges,
     master::{Master, MasterConfig, StoreConfig},
+    server::Limits,
 };
 use coracle_minion::{Minion, MinionConfig, network, node::facts::default_address};
 use ipnet::Ipv4Net;
 
 use super::{
+    hollow,
     process::{StopSignals, log_to_stderr},
     say,
     store::store_config,
@@ -35,7 +38,7 @@ pub(crate) async fn up(args: ServerArgs) -> Result<()> {
     let mut signals = StopSignals::new()?;
     let master = tokio::select! {
         // Cancel-safe enough: a start that is given up leaves at most an empty data directory.
-        master = start_master(&args) => master?,
+        master = start_master(&args, Limits::default()) => master?,
         () = signals.next() => bail!("interrupted"),
     };
     let url = url(&args, &master);
@@ -72,8 +75,9 @@ fn with_network(config: MinionConfig, args: NetworkArgs) -> MinionConfig {
 pub(crate) async fn master(args: ServerArgs) -> Result<()> {
     log_to_stderr();
     let mut signals = StopSignals::new()?;
+    let limits = Limits::for_files(open_files::raise_limit());
     let master = tokio::select! {
-        master = start_master(&args) => master?,
+        master = start_master(&args, limits) => master?,
         () = signals.next() => bail!("interrupted"),
     };
     say(&format!("ready; join minions with: coracle minion --master {}", url(&args, &master)));
@@ -92,6 +96,9 @@ fn master_failed() -> Result<()> {
 
 /// A minion of masters elsewhere.
 pub(crate) async fn minion(args: MinionArgs, masters: &str) -> Result<()> {
+    if let Some(count) = args.hollow.hollow {
+        return hollow::minions(count, args.name, args.hollow, masters).await;
+    }
     log_to_stderr();
     let mut signals = StopSignals::new()?;
     say(&format!("master: {masters}"));
@@ -104,7 +111,7 @@ pub(crate) async fn minion(args: MinionArgs, masters: &str) -> Result<()> {
     .await
 }
 
-async fn start_master(args: &ServerArgs) -> Result<Master> {
+async fn start_master(args: &ServerArgs, limits: Limits) -> Result<Master> {
     let store = store_config(&args.store)?;
     let used = match &store {
         StoreConfig::Embedded(directory) => used_ranges(directory).await,
@@ -126,6 +133,7 @@ async fn start_master(args: &ServerArgs) -> Result<Master> {
         advertise: advertised(args.listen.ip()),
         services: Ranges { wanted: args.service_cidr, default: free(network::service_candidates()) },
         pods: Ranges { wanted: args.pod_cidr, default: free(network::pod_candidates()) },
+        limits,
     };
     let master = Master::start(config).await?;
     let facts = master.facts();

@@ -44,6 +44,20 @@ pub struct Limits {
     pub drain_time: Duration,
 }
 
+/// Files that a master needs besides its connections.
+const FILES_RESERVED: usize = 512;
+const CONNECTIONS_MAX: usize = 65_536;
+
+impl Limits {
+    /// For a master alone in its process, which has this many files: each minion has some connections open.
+    pub fn for_files(files: Option<usize>) -> Self {
+        let usual = Self::default();
+        let connections = files.map_or(CONNECTIONS_MAX, |files| files.saturating_sub(FILES_RESERVED));
+        let connections = connections.clamp(usual.connections, CONNECTIONS_MAX);
+        Self { connections, streams: connections, ..usual }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -17,6 +17,7 @@ use coracle_master::{
     coordination::Alone,
     master::{Base, Master, MasterConfig, StoreConfig},
     plans::Plans,
+    server::Limits,
     source::Source,
 };
 use coracle_minion::pods::{PlanPod, plan::plan_pod};
@@ -189,6 +190,7 @@ fn config() -> MasterConfig {
         advertise: None,
         services: range("10.0.0.0/16"),
         pods: range("10.244.0.0/16"),
+        limits: Limits::default(),
     }
 }
 

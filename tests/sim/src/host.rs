@@ -1,5 +1,4 @@
-//! A host: an engine with its containers, and the minion that runs on it, put together from the parts that
-//! [`coracle_minion::Minion`] is made of, without pod network, proxy and DNS.
+//! A host: an engine with its containers, and the minion that runs on it ([`coracle_minion::bare`]).
 
 use std::{
     collections::BTreeMap,
@@ -11,12 +10,13 @@ use std::{
 use coracle_api::{
     client::{Client, ClientError, ListParams, Reflector},
     clock::Clock,
-    core::{NodeSystemInfo, Pod, Service},
+    core::{NodeSystemInfo, Service},
 };
 use coracle_minion::{
+    bare::Bare,
     feed,
-    node::{cluster::ClusterFacts, facts::NodeFacts, heartbeat, registration::Registration},
-    pods::{self, ApiReporter, Inputs, Manager, PlanPod},
+    node::{cluster::ClusterFacts, facts::NodeFacts, registration::Registration},
+    pods::PlanPod,
     runtime::{
         Runtime, RuntimeEvent, State,
         hollow::{Delays, Hollow},
@@ -158,19 +158,11 @@ async fn run(host: Arc<Host>, gate: Gate, stop: CancellationToken) {
     }
     let Some(pod_cidr) = stop.run_until_cancelled(registration.pod_cidr()).await else { return };
     let runtime = Arc::new(Engine { hollow: host.engine(), life: gate });
-    let (pod_changes, pods) = mpsc::channel(feed::QUEUE);
     let (service_changes, services) = mpsc::channel(feed::QUEUE);
-    let mut config = pods::Config::new(&host.name, address, &cluster.cluster_id, "/nonexistent".into());
-    (config.root, config.clock, config.plan) = (None, host.clock.clone(), host.plan);
-    let reporter = Arc::new(ApiReporter::new(client.clone(), &host.name));
-    let (_manager, _managing) =
-        Manager::start(config, runtime.clone(), reporter, Inputs { pods, services }, stop.clone());
-    let of_node = ListParams { fields: format!("spec.nodeName={}", host.name), ..Default::default() };
-    let followed = feed::run(Reflector::new(client.all::<Pod>(), of_node), vec![pod_changes], stop.clone());
-    tokio::spawn(followed);
     let followed = Reflector::new(client.all::<Service>(), ListParams::default());
     tokio::spawn(feed::run(followed, vec![service_changes], stop.clone()));
-    heartbeat::run(client, registration, pod_cidr, runtime, cluster.heartbeat(), stop).await;
+    let (clock, plan) = (host.clock.clone(), host.plan);
+    Bare { client, cluster, registration, pod_cidr, runtime, services, clock, plan }.run(stop).await;
 }
 
 async fn insist<T, F>(stop: &CancellationToken, mut ask: impl FnMut() -> F) -> Option<T>

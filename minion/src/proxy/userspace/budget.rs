@@ -8,7 +8,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use coracle_api::open_files;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Of the process' limit, for everything but the proxy.
@@ -27,14 +27,7 @@ pub(super) struct Budget {
 impl Budget {
     /// The process' limit, raised as far as it may be.
     pub(super) fn of_process() -> Self {
-        let had = getrlimit(Resource::Nofile);
-        let raised = Rlimit { current: had.maximum, maximum: had.maximum };
-        let limit = if had.current == had.maximum || setrlimit(Resource::Nofile, raised).is_ok() {
-            had.maximum
-        } else {
-            had.current
-        };
-        Self::new(limit.map_or(UNLIMITED, |limit| usize::try_from(limit).unwrap_or(UNLIMITED)))
+        Self::new(open_files::raise_limit().unwrap_or(UNLIMITED))
     }
 
     fn new(limit: usize) -> Self {

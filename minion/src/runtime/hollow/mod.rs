@@ -25,6 +25,8 @@ use crate::pods::Clock;
 
 /// Events that a listener may have waiting; one that is slower hears of a gap.
 const EVENTS_WAITING_MAX: usize = 1024;
+/// The exit code of a crash that was made to happen.
+const CRASHED: i32 = 139;
 
 /// Calls that can be counted, delayed and made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,11 +77,35 @@ impl Delays {
     };
 }
 
+/// What goes wrong by itself, at random.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Mishaps {
+    /// The share of starts that fail, 0 to 1.
+    pub failed_starts: f64,
+    /// How long a container runs on average until it crashes; for ever when absent.
+    pub crash_after: Option<Duration>,
+}
+
+impl Mishaps {
+    fn fails_start(&self) -> bool {
+        self.failed_starts > 0.0 && rand::random::<f64>() < self.failed_starts
+    }
+
+    /// A life that ends in a crash: exponential, as of what ages not.
+    fn life(&self) -> Option<Duration> {
+        let mean = self.crash_after?.as_secs_f64();
+        // The logarithm of a number from (0, 1].
+        let drawn = -(1.0 - rand::random::<f64>()).ln();
+        Duration::try_from_secs_f64(mean * drawn).ok()
+    }
+}
+
 /// The engine. Cheap to clone; clones share the containers.
 #[derive(Debug, Clone)]
 pub struct Hollow {
     clock: Clock,
     delays: Delays,
+    mishaps: Mishaps,
     world: Arc<Mutex<World>>,
 }
 
@@ -91,7 +117,12 @@ impl Hollow {
 
     /// An engine that takes its time.
     pub fn with_delays(clock: Clock, delays: Delays) -> Self {
-        Self { clock, delays, world: Arc::default() }
+        Self::with_mishaps(clock, delays, Mishaps::default())
+    }
+
+    /// An engine on which things go wrong.
+    pub fn with_mishaps(clock: Clock, delays: Delays, mishaps: Mishaps) -> Self {
+        Self { clock, delays, mishaps, world: Arc::default() }
     }
 
     /// Gives pods addresses from here on.
@@ -165,9 +196,13 @@ impl Hollow {
         self.world().leave(call).map(|()| value)
     }
 
-    fn launch(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+    /// `life` ends in a crash, if the container's own is not shorter.
+    fn launch(&self, id: &ContainerId, life: Option<Duration>) -> Result<(), RuntimeError> {
         let now = self.clock.now();
-        let Some((run, script)) = self.world().launch(id, now)? else { return Ok(()) };
+        let Some((run, mut script)) = self.world().launch(id, now)? else { return Ok(()) };
+        if let Some(life) = life.filter(|life| script.lives.is_none_or(|lives| *life < lives)) {
+            (script.lives, script.code) = (Some(life), CRASHED);
+        }
         if let Some(lives) = script.lives {
             let (world, clock, id) = (Arc::downgrade(&self.world), self.clock.clone(), id.clone());
             tokio::spawn(async move {
@@ -224,7 +259,7 @@ impl Runtime for Hollow {
         self.enter(Call::RunInfra, self.delays.change).await?;
         let id = self.world().create_infra(spec, self.clock.now())?;
         tokio::time::sleep(self.delays.start).await;
-        self.launch(&id)?;
+        self.launch(&id, None)?;
         self.leave(Call::RunInfra, id)
     }
 
@@ -236,7 +271,10 @@ impl Runtime for Hollow {
 
     async fn start(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         self.enter(Call::Start, self.delays.start).await?;
-        self.launch(id)?;
+        if self.mishaps.fails_start() {
+            return Err(RuntimeError::Refused("the start was made to fail".into()));
+        }
+        self.launch(id, self.mishaps.life())?;
         self.leave(Call::Start, ())
     }
 
@@ -335,6 +373,27 @@ mod tests {
         let hollow = Hollow::with_delays(Clock::simulated(jiff::Timestamp::UNIX_EPOCH), Delays::DOCKER);
         let fixture = contract::Fixture::new("busybox", "0badcafe", "n1");
         contract::check(&hollow, &fixture).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn starts_fail_and_containers_crash_as_often_as_asked() {
+        let clock = Clock::simulated(jiff::Timestamp::UNIX_EPOCH);
+        let mishaps = Mishaps { failed_starts: 0.5, crash_after: Some(Duration::from_secs(100)) };
+        let hollow = Hollow::with_mishaps(clock, Delays::NONE, mishaps);
+        let fixture = contract::Fixture::new("busybox", "0badcafe", "n1");
+        let infra = hollow.run_infra(&fixture.infra("p1", 0)).await.unwrap();
+        let mut started = 0;
+        for n in 0..2000 {
+            let container = fixture.container("p1", &format!("c{n}"), &infra, "serve");
+            let id = hollow.create(&container).await.unwrap();
+            started += usize::from(hollow.start(&id).await.is_ok());
+        }
+        // Bounds that chance crosses once in millions of times.
+        assert!((880..1120).contains(&started), "{started} of 2000 starts succeeded");
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        let crashed = |c: &&Container| matches!(c.state, State::Exited { code: CRASHED, .. });
+        let crashed = hollow.containers().iter().filter(crashed).count() as f64 / started as f64;
+        assert!((0.55..0.71).contains(&crashed), "{crashed} crashed in their average life");
     }
 
     #[test]

@@ -1,0 +1,282 @@
+//! `coracle-bench scale`: a real master under thousands of simulated minions.
+//!
+//! ```text
+//!   load ── replication controllers ──> master <── watch, status, beats ── hollow minions (one process)
+//!   prober ── reads and writes ───────────┤
+//!   follower <── watch of all pods ───────┘
+//! ```
+//!
+//! Master and minions are processes of their own and talk HTTP over loopback; the store is durable.
+//! What is simulated is the containers: the minions' engines exist in memory and take no time, so that
+//! what is left is the control plane. All of it shares this machine's cores with the measurement.
+//!
+//! Invariant: figures are printed only of a run at whose end every controller has exactly the pods it asks
+//! for, all of them Running.
+
+mod follower;
+mod minions;
+mod prober;
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use coracle_api::{
+    client::{Client, ListParams},
+    core::{Namespace, Node, ReplicationController},
+    open_files,
+};
+
+use crate::{
+    api::{args::StoreKind, subject::Subject, usage::Usage},
+    machine,
+};
+use follower::{Follower, Stage};
+use minions::Minions;
+use prober::Prober;
+
+/// Pods of one controller at most.
+const REPLICAS_MAX: usize = 1000;
+/// Where minions get pod networks from, and services their addresses: room for 32,768 minions.
+const RANGES: [&str; 4] = ["--pod-cidr", "10.0.0.0/9", "--service-cidr", "10.128.0.0/16"];
+/// How long nothing may happen in a run.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Namespace of the load.
+const NAMESPACE: &str = "scale";
+
+/// `coracle-bench scale`
+#[derive(Debug, Args)]
+pub(crate) struct ScaleArgs {
+    /// Simulated minions; without, the whole series
+    #[arg(long, requires = "pods")]
+    nodes: Option<usize>,
+    /// Pods on them
+    #[arg(long, requires = "nodes")]
+    pods: Option<usize>,
+    /// The master's store
+    #[arg(long, value_enum, default_value_t = StoreKind::Embedded)]
+    store: StoreKind,
+    /// Directory of the store; a disk, not memory
+    #[arg(long, default_value = "target")]
+    dir: PathBuf,
+    /// Seconds of the look at the cluster at rest
+    #[arg(long, default_value_t = 10)]
+    idle_seconds: u64,
+}
+
+/// The sizes of the series.
+const SERIES: [(usize, usize); 4] = [(100, 3_000), (1_000, 30_000), (5_000, 150_000), (5_000, 1_000_000)];
+
+/// Takes the figures and prints them.
+pub(crate) fn run(args: &ScaleArgs) -> Result<()> {
+    open_files::raise_limit();
+    println!("machine: {}, load {}", machine::describe()?, machine::load()?);
+    let sizes = match (args.nodes, args.pods) {
+        (Some(nodes), Some(pods)) => vec![(nodes, pods)],
+        _ => SERIES.to_vec(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    for (nodes, pods) in sizes {
+        let figures = runtime.block_on(one(args, nodes, pods))?;
+        figures.print();
+    }
+    Ok(())
+}
+
+/// What one size came to.
+#[derive(Debug)]
+struct Figures {
+    nodes: usize,
+    pods: usize,
+    /// From the start of the minions' process until all were Ready.
+    joined: Duration,
+    /// From the first controller's creation to the last pod Running, as seen by the follower.
+    took: Duration,
+    /// Pods a second between the first and the last of each stage.
+    rates: [(Stage, f64); 3],
+    /// 50 and 99 of a hundred, reads and writes.
+    prober: [Duration; 4],
+    /// Processor seconds in that time.
+    master_cpu: Duration,
+    minions_cpu: Duration,
+    own_cpu: Duration,
+    master_resident: u64,
+    minions_resident: u64,
+    disk: u64,
+    /// Shares of a core at rest, and writes a second.
+    idle: [f64; 2],
+    idle_writes: f64,
+}
+
+async fn one(args: &ScaleArgs, nodes: usize, pods: usize) -> Result<Figures> {
+    let subject = Subject::start_with(args.store, &args.dir, &RANGES)?;
+    let client = Client::new(&format!("http://{}", subject.address))?;
+    let per_node = u32::try_from(pods.div_ceil(nodes) * 5 / 4 + 10)?;
+    let begun = Instant::now();
+    let minions = Minions::start(subject.address, nodes, per_node, subject.dir().context("our own")?)?;
+    minions.joined().await?;
+    ready(&client, nodes).await?;
+    let joined = begun.elapsed();
+
+    let namespace = serde_json::from_value(serde_json::json!({"metadata": {"name": NAMESPACE}}))?;
+    client.all::<Namespace>().create(&namespace).await?;
+    let follower = Follower::start(subject.address, NAMESPACE)?;
+    let prober = Prober::start(subject.address, minions::name_of(0))?;
+    let (usage, minions_before) = (Usage::now(&subject)?, minions.cpu()?);
+    let begun = Instant::now();
+    create_controllers(&client, pods).await?;
+    follower.wait_for(Stage::Running, pods, PATIENCE)?;
+    let took = begun.elapsed();
+    let cost = usage.until(&subject)?;
+    let minions_cpu = minions.cpu()?.saturating_sub(minions_before);
+    let prober = prober.stop()?;
+    let seen = follower.stop()?;
+    exactly(&client, pods).await?;
+
+    let (idle, idle_writes) = idle(&subject, &minions, &client, Duration::from_secs(args.idle_seconds)).await?;
+    Ok(Figures {
+        nodes,
+        pods,
+        joined,
+        took,
+        rates: Stage::ALL.map(|stage| (stage, seen.rate(stage))),
+        prober,
+        master_cpu: cost.server(),
+        minions_cpu,
+        own_cpu: cost.client,
+        master_resident: cost.resident,
+        minions_resident: minions.resident()?,
+        disk: bytes_in(subject.dir().context("our own")?)?,
+        idle,
+        idle_writes,
+    })
+}
+
+/// Waits until all nodes are Ready.
+async fn ready(client: &Client, nodes: usize) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let list = client.all::<Node>().list(&ListParams::default()).await?.items;
+        let is_ready = |n: &&Node| {
+            let conditions = n.status.iter().flat_map(|s| s.conditions.iter().flatten());
+            conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+        };
+        let count = list.iter().filter(is_ready).count();
+        if count == nodes {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{count} of {nodes} minions are Ready after {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn create_controllers(client: &Client, pods: usize) -> Result<()> {
+    let controllers = client.namespaced::<ReplicationController>(NAMESPACE);
+    for (number, first) in (0..pods).step_by(REPLICAS_MAX).enumerate() {
+        let (name, replicas) = (format!("load-{number:04}"), REPLICAS_MAX.min(pods - first));
+        let rc = serde_json::json!({
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {"replicas": replicas, "selector": {"app": name}, "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [{"name": "server", "image": "registry.example/server:1",
+                    "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
+                    "ports": [{"containerPort": 8080}]}]}}},
+        });
+        controllers.create(&serde_json::from_value(rc)?).await?;
+    }
+    Ok(())
+}
+
+/// Every controller has what it asks for.
+async fn exactly(client: &Client, pods: usize) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let list = client.namespaced::<ReplicationController>(NAMESPACE).list(&ListParams::default()).await?.items;
+        let wanted = |rc: &ReplicationController| rc.spec.as_ref().and_then(|s| s.replicas);
+        let status = |rc: &ReplicationController| rc.status.as_ref().map(|s| (s.replicas, s.ready_replicas));
+        let met = |rc: &&ReplicationController| wanted(rc).is_some_and(|n| status(rc) == Some((n, Some(n))));
+        let sum: i64 = list.iter().filter_map(wanted).map(i64::from).sum();
+        if sum == i64::try_from(pods)? && list.iter().all(|rc| met(&rc)) {
+            return Ok(());
+        }
+        let late = list.iter().filter(|rc| !met(rc)).count();
+        ensure!(
+            Instant::now() < deadline,
+            "{late} of {} controllers do not have exactly what they ask for",
+            list.len()
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// What the cluster costs at rest: shares of a core of master and minions, and writes a second.
+async fn idle(subject: &Subject, minions: &Minions, client: &Client, time: Duration) -> Result<([f64; 2], f64)> {
+    let version = async || -> Result<u64> {
+        let list = client.all::<Namespace>().list(&ListParams::default()).await?;
+        list.resource_version.parse().context("the version of a list")
+    };
+    settled(&version).await?;
+    let (usage, before, first) = (Usage::now(subject)?, minions.cpu()?, version().await?);
+    tokio::time::sleep(time).await;
+    let (cost, after, last) = (usage.until(subject)?, minions.cpu()?, version().await?);
+    let share = |spent: Duration| spent.as_secs_f64() / time.as_secs_f64();
+    let writes = last.saturating_sub(first) as f64 / time.as_secs_f64();
+    Ok(([share(cost.server()), share(after.saturating_sub(before))], writes))
+}
+
+/// Waits until nothing was written for a second: events follow what they tell of.
+async fn settled(version: &impl AsyncFn() -> Result<u64>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut last = version().await?;
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = version().await?;
+        if now == last || Instant::now() > deadline {
+            return Ok(());
+        }
+        last = now;
+    }
+}
+
+fn bytes_in(dir: &std::path::Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        bytes += if metadata.is_dir() { bytes_in(&entry.path())? } else { metadata.len() };
+    }
+    Ok(bytes)
+}
+
+impl Figures {
+    fn print(&self) {
+        let seconds = self.took.as_secs_f64();
+        let each = |spent: Duration| spent.as_secs_f64() * 1e6 / self.pods as f64;
+        let mb = |bytes: u64| bytes as f64 / 1e6;
+        println!("\n{} simulated minions, {} pods", self.nodes, self.pods);
+        let line = |what: &str, value: String| println!("  {what:<46} {value}");
+        line("all minions Ready", format!("{:.1} s", self.joined.as_secs_f64()));
+        line("all pods Running", format!("{seconds:.1} s: {:.0} pods/s", self.pods as f64 / seconds));
+        for (stage, rate) in self.rates {
+            line(&format!("  {}, first to last", stage.name()), format!("{rate:.0} pods/s"));
+        }
+        let [read_50, read_99, write_50, write_99] = self.prober.map(|time| time.as_secs_f64() * 1e3);
+        line("prober, reads: 50, 99 of 100", format!("{read_50:.1}, {read_99:.1} ms"));
+        line("prober, writes: 50, 99 of 100", format!("{write_50:.1}, {write_99:.1} ms"));
+        line(
+            "processor for a pod: master, minions, this",
+            format!("{:.0}, {:.0}, {:.0} us", each(self.master_cpu), each(self.minions_cpu), each(self.own_cpu)),
+        );
+        line(
+            "resident: master, minions",
+            format!("{:.0}, {:.0} MB", mb(self.master_resident), mb(self.minions_resident)),
+        );
+        line("on disk", format!("{:.0} MB", mb(self.disk)));
+        let [master, minions] = self.idle.map(|share| share * 100.0);
+        line("at rest: master, minions", format!("{master:.1}, {minions:.1} % of a core"));
+        line("at rest: writes", format!("{:.1}/s", self.idle_writes));
+    }
+}

@@ -1,0 +1,67 @@
+//! A minion of the parts that need no host: pods and heartbeat. It has no pod network, no proxy, no DNS,
+//! no files and no tunnel, and is otherwise a minion: the same watch, plans, statuses and beats.
+//! Simulated minions are made of it, thousands in a process.
+
+use std::sync::Arc;
+
+use coracle_api::{
+    client::{Change, Client, ListParams, Reflector},
+    clock::Clock,
+    core::{Pod, Service},
+};
+use ipnet::Ipv4Net;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    feed,
+    node::{cluster::ClusterFacts, heartbeat, registration::Registration},
+    pods::{self, ApiReporter, Inputs, Manager, PlanPod},
+    runtime::Runtime,
+};
+
+/// What such a minion is made of.
+#[derive(Debug)]
+pub struct Bare<R> {
+    /// The way to its master.
+    pub client: Client,
+    /// The facts of its cluster.
+    pub cluster: ClusterFacts,
+    /// Its Node, which is registered already.
+    pub registration: Registration,
+    /// The pod network that it was allotted.
+    pub pod_cidr: Ipv4Net,
+    /// Its engine.
+    pub runtime: Arc<R>,
+    /// All services.
+    pub services: mpsc::Receiver<Change<Service>>,
+    /// The time.
+    pub clock: Clock,
+    /// How it decides.
+    pub plan: PlanPod,
+}
+
+impl<R: Runtime> Bare<R> {
+    /// Runs it until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { client, cluster, registration, pod_cidr, runtime, services, clock, plan } = self;
+        let name = &registration.facts().name;
+        let mut config = pods::Config::new(name, registration.facts().address, &cluster.cluster_id, "/".into());
+        (config.root, config.clock, config.plan) = (None, clock, plan);
+        let reporter = Arc::new(ApiReporter::new(client.clone(), name));
+        let (pod_changes, pods) = mpsc::channel(feed::QUEUE);
+        let of_node = ListParams { fields: format!("spec.nodeName={name}"), ..Default::default() };
+        let inputs = Inputs { pods, services };
+        let (_manager, managing) = Manager::start(config, Arc::clone(&runtime), reporter, inputs, stop.clone());
+        let watching = feed::run(Reflector::new(client.all::<Pod>(), of_node), vec![pod_changes], stop.clone());
+        let beating = heartbeat::run(client, registration, pod_cidr, runtime, cluster.heartbeat(), stop.clone());
+        // A part that ends takes the others with it: a minion that does not look after its pods must not
+        // say that it does. Cancel-safe: all of them end with `stop`.
+        tokio::select! {
+            _ = managing => {}
+            () = watching => {}
+            () = beating => {}
+        }
+        stop.cancel();
+    }
+}
