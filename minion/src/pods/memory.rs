@@ -270,17 +270,15 @@ impl PodMemory {
 }
 
 impl ContainerMemory {
-    /// A run that was not probed yet is started or ready as soon as no probe says otherwise.
+    /// What no probe asks for is so, also where a status written during the postStart hook, which is
+    /// all that a restarted minion knows, said otherwise.
     fn expect_probes(&mut self, spec: &coracle_api::core::Container) {
         let Some(Container { id, state: State::Running { .. }, .. }) = &self.last else { return };
-        if self.probes.as_ref().is_none_or(|p| p.id != *id) {
-            self.probes = Some(ProbeMemory {
-                id: id.clone(),
-                started: spec.startup_probe.is_none(),
-                ready: spec.readiness_probe.is_none(),
-                dead: None,
-            });
-        }
+        let known = self.probes.take().filter(|p| p.id == *id);
+        let mut known = known.unwrap_or(ProbeMemory { id: id.clone(), started: false, ready: false, dead: None });
+        known.started |= spec.startup_probe.is_none();
+        known.ready |= spec.readiness_probe.is_none();
+        self.probes = Some(known);
     }
 
     /// True when a run was seen to end.

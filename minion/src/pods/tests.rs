@@ -496,6 +496,19 @@ async fn a_container_is_ready_after_its_hook_and_its_readiness_probe() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hook_that_a_restart_of_the_minion_cut_short_keeps_no_container_unready() {
+    let mut node = Node::new();
+    node.start().await;
+    let mut container = server("a");
+    container["lifecycle"] = serde_json::json!({"postStart": {"exec": {"command": ["sleep", "5"]}}});
+    node.apply(pod("u1", serde_json::json!([container]))).await;
+    node.until_status("u1", "Running a:running").await;
+    node.stop().await;
+    node.start().await;
+    node.until_status("u1", "Running a:ready").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn init_containers_run_in_order() {
     let mut node = Node::new();
     node.start().await;
