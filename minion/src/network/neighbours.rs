@@ -4,7 +4,7 @@
 //! The kernel's own 3 s are for networks that lose packets; a client of a dead pod would wait that
 //! long to be refused.
 
-use std::{fs::File, io, os::fd::AsFd, path::Path};
+use std::{fs::File, io, os::fd::AsFd, os::unix::fs::MetadataExt, path::Path};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::oneshot;
@@ -45,10 +45,36 @@ pub(crate) async fn give_up_early_in(pid: i64) {
 }
 
 fn within(pid: i64) -> io::Result<()> {
-    let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
+    let namespace = namespace_of(pid)?;
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
     for interface in std::fs::read_dir(SETTINGS)? {
         give_up_early(&interface?.file_name().to_string_lossy())?;
     }
     Ok(())
+}
+
+/// The network namespace of a process. Never the host's own: its settings are its owner's, and would
+/// outlive the pod.
+fn namespace_of(pid: i64) -> io::Result<File> {
+    let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
+    let id = |file: &std::fs::Metadata| (file.dev(), file.ino());
+    if id(&namespace.metadata()?) == id(&std::fs::metadata("/proc/self/ns/net")?) {
+        return Err(io::Error::other("it is on the host's network"));
+    }
+    Ok(namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_settings_of_the_host_itself_are_left_alone() {
+        let read = |name: &str| std::fs::read_to_string(Path::new(SETTINGS).join("lo").join(name)).unwrap();
+        let settings = || PATIENCE.map(|(name, _)| read(name));
+        let before = settings();
+        let refused = within(std::process::id().into()).unwrap_err();
+        assert!(refused.to_string().contains("the host's network"), "{refused}");
+        assert_eq!(settings(), before);
+    }
 }

@@ -111,7 +111,9 @@ impl Runtime for DockerRuntime {
             return Err(error);
         }
         // It runs; whoever asks next hears if the engine does not answer any more.
-        if let Ok(Some(pid)) = containers::pid(&self.engine, &id.0).await {
+        if !spec.host_network
+            && let Ok(Some(pid)) = containers::pid(&self.engine, &id.0).await
+        {
             neighbours::give_up_early_in(pid).await;
         }
         Ok(id)
