@@ -25,6 +25,11 @@ const INSPECTIONS: usize = 8;
 /// Log files of a container: two of 10 MB.
 const LOG_OPTIONS: [(&str, &str); 2] = [("max-size", "10m"), ("max-file", "2")];
 
+/// The kernel's own period, in which a container may run as long as its quota says.
+const CPU_PERIOD_US: i64 = 100_000;
+/// The least that the kernel takes. A smaller limit is raised to it, as by a kubelet.
+const CPU_QUOTA_MIN_US: i64 = 1_000;
+
 /// All containers that `filters` select, in any state. Each is inspected: the engine's list has
 /// no exit code, no times and no start error. One removed meanwhile is left out.
 pub(super) async fn list(engine: &Engine, filters: Filters) -> Result<Vec<Container>, RuntimeError> {
@@ -151,12 +156,16 @@ pub(super) fn infra_body(spec: &InfraSpec, network: &str) -> ContainerCreateBody
 /// What the engine must make for a container.
 pub(super) fn container_body(spec: &ContainerSpec) -> ContainerCreateBody {
     let joined = spec.infra.as_ref().map(|id| format!("container:{id}"));
+    // No `nano_cpus`: of those the engine takes no more than the host has.
+    let quota = positive(spec.cpu_limit_milli);
+    let quota = quota.map(|milli| milli.saturating_mul(CPU_PERIOD_US / 1000).max(CPU_QUOTA_MIN_US));
     let host = HostConfig {
         network_mode: Some(joined.clone().unwrap_or_else(|| "none".into())),
         ipc_mode: joined,
         binds: texts(spec.binds.iter().cloned()),
         cpu_shares: positive(spec.cpu_shares),
-        nano_cpus: positive(spec.cpu_limit_milli.saturating_mul(1_000_000)),
+        cpu_period: quota.map(|_| CPU_PERIOD_US),
+        cpu_quota: quota,
         memory: positive(spec.memory_limit),
         // Equal to the memory limit: no swap on top of it.
         memory_swap: positive(spec.memory_limit),
@@ -354,10 +363,21 @@ mod tests {
         let host = container_body(&spec).host_config.unwrap();
         assert_eq!(host.network_mode.as_deref(), Some("container:abc"));
         assert_eq!(host.ipc_mode.as_deref(), Some("container:abc"));
-        assert_eq!(host.nano_cpus, Some(1_500_000_000));
+        assert_eq!((host.cpu_period, host.cpu_quota, host.nano_cpus), (Some(100_000), Some(150_000), None));
         assert_eq!(host.memory_swap, host.memory);
         assert_eq!(host.cpu_shares, None);
         assert_eq!(host.restart_policy.unwrap().name, Some(RestartPolicyNameEnum::NO));
+    }
+
+    #[test]
+    fn a_limit_may_be_more_than_the_host_has_and_less_than_the_kernel_can_measure() {
+        for (milli, period, quota) in
+            [(0, None, None), (5, Some(100_000), Some(1_000)), (64_000, Some(100_000), Some(6_400_000))]
+        {
+            let spec = ContainerSpec { cpu_limit_milli: milli, ..Default::default() };
+            let host = container_body(&spec).host_config.unwrap();
+            assert_eq!((host.cpu_period, host.cpu_quota), (period, quota), "{milli}m");
+        }
     }
 
     #[test]
