@@ -568,6 +568,20 @@ async fn the_engine_may_be_out_of_reach_for_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_engine_that_is_away_is_asked_once_a_second_and_statuses_are_told_meanwhile() {
+    let mut node = Node::new();
+    node.start().await;
+    node.apply(pod("u1", serde_json::json!([server("a")]))).await;
+    node.until("it is being started", |n| n.hollow.calls(Call::RunInfra) == 1).await;
+    node.hollow.set_reachable(false);
+    let looks = node.hollow.calls(Call::List);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let looks = node.hollow.calls(Call::List) - looks;
+    assert!(looks <= 15, "looked {looks} times");
+    assert_eq!(node.digest("u1"), "Pending a:ContainerCreating");
+}
+
+#[tokio::test(start_paused = true)]
 async fn healing_goes_on_without_the_master_and_is_reported_later() {
     let mut node = Node::new();
     node.start().await;

@@ -185,7 +185,11 @@ impl<R: Runtime, P: Report> Worker<R, P> {
                 }
                 plan.recheck_at
             } else {
-                Some(backoff::after(self.now(), LOOK_AGAIN))
+                // The last plan is old, but its status was true, and one that stayed due would end the wait
+                // below at once.
+                let now = self.now();
+                self.write_status(now);
+                Some(backoff::after(now, LOOK_AGAIN))
             };
             let wait = wake_at.into_iter().chain(self.writer.retry_at()).min();
             let wait = wait.map_or(RESYNC, |at| Duration::try_from(at.duration_since(self.now())).unwrap_or_default());
