@@ -6,7 +6,7 @@ use coracle_api::{
 };
 use jiff::Timestamp;
 
-use super::restart::Verdict;
+use super::restart::{self, Role, Verdict};
 
 /// What the conditions follow from.
 pub(super) struct Facts<'a> {
@@ -16,6 +16,13 @@ pub(super) struct Facts<'a> {
     pub(super) initialized: bool,
     pub(super) verdict: &'a Verdict,
     pub(super) deleting: bool,
+}
+
+impl Facts<'_> {
+    /// Whether an init container runs beside the main ones.
+    fn is_sidecar(&self, name: &str) -> bool {
+        restart::containers(self.spec).any(|(role, c)| role == Role::Sidecar && c.name == name)
+    }
 }
 
 /// Why a condition does not hold: one word and a sentence.
@@ -57,7 +64,8 @@ fn condition(type_: &str, why: &Why, before: &[PodCondition], now: Timestamp) ->
 }
 
 fn initialized(facts: &Facts<'_>) -> Why {
-    let names = unready(facts.init);
+    let done = |c: &ContainerStatus| if facts.is_sidecar(&c.name) { c.started == Some(true) } else { c.ready };
+    let names = names(facts.init.iter().filter(|c| !done(c)));
     (!facts.initialized).then(|| ("ContainersNotInitialized", format!("init containers not done: {names}")))
 }
 
@@ -71,7 +79,8 @@ fn containers_ready(facts: &Facts<'_>) -> Why {
     if facts.deleting {
         return Some(("PodTerminating", "the pod is being deleted".into()));
     }
-    let names = unready(facts.main);
+    let sidecars = facts.init.iter().filter(|c| facts.is_sidecar(&c.name));
+    let names = names(sidecars.chain(facts.main).filter(|c| !c.ready));
     (!names.is_empty()).then(|| ("ContainersNotReady", format!("containers not ready: {names}")))
 }
 
@@ -81,6 +90,6 @@ fn missing_gate(spec: &PodSpec, before: &[PodCondition]) -> Why {
     Some(("ReadinessGatesNotReady", format!("the readiness gate {} is not True", gate.condition_type)))
 }
 
-fn unready(containers: &[ContainerStatus]) -> String {
-    containers.iter().filter(|c| !c.ready).map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ")
+fn names<'a>(containers: impl Iterator<Item = &'a ContainerStatus>) -> String {
+    containers.map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ")
 }

@@ -127,8 +127,7 @@ impl View<'_> {
         let up = self.memory.is_up(name);
         let ready = match role {
             Role::Init => matches!(last.state, State::Exited { code: 0, .. }),
-            Role::Sidecar => up,
-            Role::Main => self.memory.is_ready(name),
+            Role::Sidecar | Role::Main => self.memory.is_ready(name),
         };
         ContainerStatus {
             name: name.clone(),

@@ -560,3 +560,27 @@ fn a_sidecar_starts_before_the_others_and_does_not_keep_the_pod() {
     assert_eq!(world.started, ["side", "job"]);
     assert_eq!((world.phase(), world.running().len()), ("Succeeded", 0));
 }
+
+#[test]
+fn a_sidecar_is_ready_by_its_own_probe_and_the_pod_with_it() {
+    let mut pod = pod("Always", &["side"], &["a"]);
+    let side = &mut pod.spec.as_mut().unwrap().init_containers.as_mut().unwrap()[0];
+    side.restart_policy = Some("Always".into());
+    side.readiness_probe = serde_json::from_value(serde_json::json!({"exec": {"command": ["true"]}})).unwrap();
+    let mut world = World::new(pod);
+    world.settle();
+    let pod_ready = |world: &World| {
+        let conditions = world.memory.status.as_ref().unwrap().conditions.clone().unwrap();
+        let of = |type_: &str| conditions.iter().find(|c| c.type_ == type_).unwrap().clone();
+        assert_eq!(of("Initialized").status, "True");
+        (of("Ready").status, of("ContainersReady").message.unwrap_or_default())
+    };
+    let side = |world: &World| world.memory.status.as_ref().unwrap().init_container_statuses.clone().unwrap().remove(0);
+    assert_eq!(world.running(), ["a", "side"], "the others do not wait for its readiness");
+    assert_eq!((side(&world).started, side(&world).ready), (Some(true), false));
+    assert_eq!(pod_ready(&world), ("False".into(), "containers not ready: side".into()));
+    world.memory.containers.get_mut("side").unwrap().probes.as_mut().unwrap().ready = true;
+    world.settle();
+    assert!(side(&world).ready);
+    assert_eq!(pod_ready(&world), ("True".into(), String::new()));
+}
