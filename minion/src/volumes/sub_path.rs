@@ -8,13 +8,14 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// The path of `sub` in the volume at `volume`, created as a directory if missing.
+/// The path of `sub` in the volume at `volume`, created as a directory with the volume's mode if missing.
 pub(super) fn resolve(volume: &Path, sub: &str) -> Result<PathBuf, String> {
     let relative = Path::new(sub);
     if relative.is_absolute() || relative.components().any(|c| !matches!(c, Component::Normal(_) | Component::CurDir)) {
         return Err(format!("the subPath {sub} must be relative and without '..'"));
     }
     let root = volume.canonicalize().map_err(|e| format!("{}: {e}", volume.display()))?;
+    let failed = |e: io::Error| format!("can't create the subPath {sub}: {e}");
     let mut path = root.clone();
     for part in relative.components() {
         path.push(part);
@@ -23,7 +24,10 @@ pub(super) fn resolve(volume: &Path, sub: &str) -> Result<PathBuf, String> {
             Ok(_) => return Err(format!("the subPath {sub} leads out of the volume")),
             // A dangling symlink exists as a name but leads nowhere: making a directory fails.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir(&path).map_err(|e| format!("can't create the subPath {sub}: {e}"))?;
+                fs::create_dir(&path).map_err(failed)?;
+                // Who may write to the volume may write there, whatever the umask.
+                let permissions = fs::metadata(&root).map_err(failed)?.permissions();
+                fs::set_permissions(&path, permissions).map_err(failed)?;
             }
             Err(e) => return Err(format!("the subPath {sub}: {e}")),
         }

@@ -87,6 +87,10 @@ fn a_sub_path_stays_in_its_volume() {
     };
     let root = dir.path().canonicalize().unwrap().join("pods/u1/volumes/empty-dir/v");
     assert_eq!(binds(&volumes, &with("a/b")).unwrap(), [format!("{}:/d", root.join("a/b").display())]);
+    for made in ["a", "a/b"] {
+        let mode = fs::metadata(root.join(made)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o777, "{made}: who may write to the volume may write there");
+    }
     symlink("/", root.join("up")).unwrap();
     symlink(root.join("a"), root.join("inside")).unwrap();
     symlink("/nonexistent/x", root.join("dangling")).unwrap();
