@@ -5,8 +5,8 @@
 
 use coracle_api::core::HTTPGetAction;
 use http::{HeaderName, HeaderValue, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -61,12 +61,23 @@ pub(super) async fn get(request: &Request) -> Result<(), String> {
         Ok(response) if (200..400).contains(&response.status().as_u16()) => Ok(()),
         Ok(response) => {
             let status = response.status().as_u16();
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-            let text = body.map(|b| String::from_utf8_lossy(&b.to_bytes()).trim().to_owned()).unwrap_or_default();
+            let text = beginning(response.into_body()).await;
             Err(format!("GET {url} was answered with {status}: {text}"))
         }
         Err(e) => Err(e),
     };
     connection.abort();
     answer
+}
+
+/// As much of an answer as is told.
+async fn beginning(mut body: Incoming) -> String {
+    let mut bytes = Vec::new();
+    while bytes.len() < ANSWER_BYTES_MAX
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+    }
+    bytes.truncate(ANSWER_BYTES_MAX);
+    String::from_utf8_lossy(&bytes).trim().to_owned()
 }

@@ -46,6 +46,15 @@ async fn http_statuses_from_200_to_399_are_healthy_and_redirects_are_not_followe
 }
 
 #[tokio::test]
+async fn of_a_long_answer_the_beginning_is_told() {
+    let answer = format!("HTTP/1.1 500 Oops\r\ncontent-length: 4096\r\n\r\nno database{}", "x".repeat(4085));
+    let port = server(answer.leak()).await;
+    let why = probe(get(port), serde_json::json!([])).await.unwrap_err();
+    assert!(why.contains("answered with 500: no databasexxx"), "{why}");
+    assert!(why.len() < 1200, "{} bytes", why.len());
+}
+
+#[tokio::test]
 async fn a_refused_connection_is_a_failure() {
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let error = probe(get(closed), serde_json::json!([])).await.unwrap_err();
