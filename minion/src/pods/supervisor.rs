@@ -213,15 +213,17 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
         self.sweep_volumes();
     }
 
-    /// Removes volumes of pods that vanished while no minion ran.
+    /// Removes volumes of pods that vanished while no minion ran. They are listed here and not in the
+    /// task, which may run late: what a pod that is bound meanwhile has made is none of them.
     fn sweep_volumes(&self) {
-        let known: BTreeSet<String> = self.entries.keys().cloned().collect();
         let volumes = self.shared.volumes.clone();
         if !volumes.can_keep() {
             return;
         }
+        let mut vanished = volumes.kept();
+        vanished.retain(|uid| !self.entries.contains_key(uid));
         tokio::task::spawn_blocking(move || {
-            for uid in volumes.kept().into_iter().filter(|uid| !known.contains(uid)) {
+            for uid in vanished {
                 if let Err(e) = volumes.remove(&uid) {
                     tracing::warn!(kind = "pod", uid, error = %e, "the volumes of a pod that is gone can't be removed");
                 }
@@ -339,5 +341,69 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
             Change::Interrupted(_) => return,
         }
         self.services.send_replace(Arc::new(self.service_map.values().cloned().collect()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_api::core::PodStatus;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::{
+        pods::{Clock, Config, PodEvent, ReportError},
+        runtime::hollow::Hollow,
+        volumes::Volumes,
+    };
+
+    struct Silent;
+
+    impl Report for Silent {
+        async fn status(&self, _: &Pod, _: &PodStatus) -> Result<(), ReportError> {
+            Ok(())
+        }
+
+        async fn delete(&self, _: &Pod) -> Result<(), ReportError> {
+            Ok(())
+        }
+
+        fn event(&self, _: &Pod, _: PodEvent, _: jiff::Timestamp) {}
+    }
+
+    fn supervisor(root: &std::path::Path) -> Supervisor<Hollow, Silent> {
+        let (services, services_seen) = watch::channel(Arc::default());
+        let config = Config::new("n1", [192, 0, 2, 1].into(), "0badcafe", root.to_owned());
+        let shared = Shared {
+            volumes: Volumes::new(root),
+            leaving: watch::Sender::new(0),
+            starts: Semaphore::new(1),
+            restarts: Semaphore::new(1),
+            pulls: Semaphore::new(1),
+            config,
+            runtime: Arc::new(Hollow::new(Clock::system())),
+            report: Arc::new(Silent),
+            services: services_seen,
+            directory: Default::default(),
+        };
+        Supervisor::new(Arc::new(shared), services, CancellationToken::new())
+    }
+
+    #[test]
+    fn volumes_that_are_made_during_a_sweep_are_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = |uid: &str| root.path().join("pods").join(uid);
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let (go, wait) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || wait.recv());
+            std::fs::create_dir_all(dir("old")).unwrap();
+            supervisor(root.path()).sweep_volumes();
+            std::fs::create_dir_all(dir("new")).unwrap();
+            drop(go);
+            let _ = busy.await.unwrap();
+            // The sweep has ended when what was queued behind it has.
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+        });
+        assert!(!dir("old").exists() && dir("new").exists());
     }
 }
