@@ -304,6 +304,9 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
             Some(entry) => {
                 entry.pod = Some(Arc::clone(&pod));
                 entry.mailbox.pod(Some(pod));
+                if std::mem::take(&mut entry.leaving) {
+                    self.count_leaving();
+                }
             }
             None if self.active => self.work(uid, Some(pod), None),
             None => {
@@ -405,5 +408,23 @@ mod tests {
             tokio::task::spawn_blocking(|| ()).await.unwrap();
         });
         assert!(!dir("old").exists() && dir("new").exists());
+    }
+
+    fn pod(uid: &str) -> Pod {
+        serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": uid}})).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_comes_back_is_not_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let mut supervisor = supervisor(root.path());
+        supervisor.active = true;
+        supervisor.apply(pod("u1"));
+        supervisor.change_pods(Change::Replaced(vec![]));
+        assert_eq!(*supervisor.shared.leaving.borrow(), 1);
+        supervisor.change_pods(Change::Replaced(vec![pod("u1")]));
+        assert_eq!(*supervisor.shared.leaving.borrow(), 0);
+        supervisor.forget("u1");
+        assert_eq!(*supervisor.shared.leaving.borrow(), 0, "its deletion is of the usual kind");
     }
 }
