@@ -396,6 +396,23 @@ mod tests {
         assert!((0.55..0.71).contains(&crashed), "{crashed} crashed in their average life");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn addresses_stay_in_the_nodes_network_however_many_containers_come_and_go() {
+        let hollow = Hollow::with_delays(Clock::simulated(jiff::Timestamp::UNIX_EPOCH), Delays::NONE);
+        let fixture = contract::Fixture::new("busybox", "0badcafe", "n1");
+        let kept = hollow.run_infra(&fixture.infra("kept", 0)).await.unwrap();
+        for n in 0..600 {
+            let infra = hollow.run_infra(&fixture.infra("p1", n)).await.unwrap();
+            let addresses: Vec<_> = hollow.containers().into_iter().filter_map(|c| Some((c.id, c.ip?))).collect();
+            assert_eq!(addresses.len(), 2);
+            let unlike = addresses[0].1 != addresses[1].1;
+            let near = addresses.iter().all(|(_, ip)| ip.to_string().starts_with("10.244.0."));
+            assert!(unlike && near, "{addresses:?}");
+            assert!(addresses.iter().any(|(id, _)| *id == kept));
+            hollow.remove(&infra).await.unwrap();
+        }
+    }
+
     #[test]
     fn a_lost_answer_leaves_its_work() {
         let rt = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

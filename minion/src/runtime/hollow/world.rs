@@ -1,7 +1,7 @@
 //! The state of a hollow engine: containers, images, listeners, faults.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -12,6 +12,9 @@ use super::{
     super::{Container, ContainerId, ContainerSpec, InfraSpec, RuntimeError, RuntimeEvent, State, labels},
     Call, Script,
 };
+
+/// What a network of 256 addresses has for pods, without its own, the gateway's and the broadcast's.
+const ADDRESSES: u32 = 253;
 
 /// A container and what it does.
 #[derive(Debug, Clone)]
@@ -33,6 +36,8 @@ pub(super) struct World {
     /// How often a call is still to fail, and whether it does its work first.
     pub(super) faults: BTreeMap<Call, (u32, bool)>,
     pub(super) first_address: Option<Ipv4Addr>,
+    /// Offset of the address that was given last.
+    last_address: u32,
     listeners: Vec<Listener>,
     created: u64,
     unreachable: bool,
@@ -144,21 +149,31 @@ impl World {
 
     /// Starts a container. `None` if it runs already.
     pub(super) fn launch(&mut self, id: &ContainerId, now: Timestamp) -> Result<Option<(u64, Script)>, RuntimeError> {
-        let number = u32::try_from(self.created % 0xffff).unwrap_or(0);
+        let infra = self.containers.get(id).is_some_and(|p| p.container.name == labels::INFRA);
+        let address = if infra { self.free_address() } else { None };
         let process = self.containers.get_mut(id).ok_or_else(|| RuntimeError::NotFound(id.0.clone()))?;
         if matches!(process.container.state, State::Running { .. }) {
             return Ok(None);
         }
-        process.container.state = State::Running { started_at: now };
-        if process.container.name == labels::INFRA {
-            let first = self.first_address.unwrap_or(Ipv4Addr::new(10, 244, 0, 2));
-            let address = u32::from(first).wrapping_add(number);
-            process.container.ip = Some(IpAddr::V4(address.into()));
+        if infra {
+            let (offset, ip) = address.ok_or_else(|| RuntimeError::Refused("no address is free".into()))?;
+            (self.last_address, process.container.ip) = (offset, Some(ip));
         }
+        process.container.state = State::Running { started_at: now };
         process.run += 1;
         let started = (process.run, process.script.clone());
         self.announce(id);
         Ok(Some(started))
+    }
+
+    /// The next free address and its offset from the first. One that was given back is given again as
+    /// late as can be.
+    fn free_address(&self) -> Option<(u32, IpAddr)> {
+        let first = u32::from(self.first_address.unwrap_or(Ipv4Addr::new(10, 244, 0, 2)));
+        let taken: BTreeSet<IpAddr> = self.containers.values().filter_map(|p| p.container.ip).collect();
+        let offsets = (1..=ADDRESSES).map(|step| (self.last_address + step) % ADDRESSES);
+        let mut all = offsets.map(|offset| (offset, IpAddr::V4(first.wrapping_add(offset).into())));
+        all.find(|(_, ip)| !taken.contains(ip))
     }
 
     pub(super) fn exit(&mut self, id: &ContainerId, code: i32, now: Timestamp) {
