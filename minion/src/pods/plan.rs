@@ -260,15 +260,16 @@ impl Planner<'_> {
             return;
         }
         let hook = memory.hook.as_ref().filter(|(id, _)| *id == running.id).map(|(_, state)| state);
-        let dead = memory.probes.as_ref().filter(|p| p.id == running.id).and_then(|p| p.dead.clone());
+        let probes = memory.probes.as_ref().filter(|p| p.id == running.id);
+        let dead = probes.and_then(|p| Some((p.dead.clone()?, p.started)));
         if infra.is_none_or(|infra| is_cut_off(running, infra)) {
             self.stop(running, grace.min(NETWORK_LOST_GRACE), StopReason::NetworkLost);
         } else if running.hash != spec_hash(container) {
             self.stop(running, grace, StopReason::Replaced);
         } else if let Some(HookState::Failed(why)) = hook {
             self.stop(running, grace, StopReason::HookFailed(why.clone()));
-        } else if let Some(why) = dead {
-            self.stop(running, probe_grace(container).unwrap_or(grace), StopReason::Unhealthy(why));
+        } else if let Some((why, started)) = dead {
+            self.stop(running, probe_grace(container, started).unwrap_or(grace), StopReason::Unhealthy(why));
         } else if hook.is_some() {
             self.act(Action::RunHook { container: container.name.clone(), id: running.id.clone() });
         }
@@ -376,8 +377,10 @@ impl Planner<'_> {
     }
 }
 
-fn probe_grace(container: &Spec) -> Option<Duration> {
-    let own = container.liveness_probe.as_ref().and_then(|p| p.termination_grace_period_seconds)?;
+/// What the probe that failed gives a container: the liveness probe is asked only of one that has started.
+fn probe_grace(container: &Spec, started: bool) -> Option<Duration> {
+    let probe = if started { &container.liveness_probe } else { &container.startup_probe };
+    let own = probe.as_ref().and_then(|p| p.termination_grace_period_seconds)?;
     u64::try_from(own).ok().map(Duration::from_secs)
 }
 

@@ -584,3 +584,28 @@ fn a_sidecar_is_ready_by_its_own_probe_and_the_pod_with_it() {
     assert!(side(&world).ready);
     assert_eq!(pod_ready(&world), ("True".into(), String::new()));
 }
+
+#[test]
+fn a_startup_probe_that_failed_gives_its_own_grace() {
+    let mut pod = pod("Always", &[], &["a"]);
+    let probe = |grace: i64| {
+        serde_json::from_value(
+            serde_json::json!({"exec": {"command": ["true"]}, "terminationGracePeriodSeconds": grace}),
+        )
+        .unwrap()
+    };
+    let container = &mut pod.spec.as_mut().unwrap().containers[0];
+    (container.startup_probe, container.liveness_probe) = (probe(1), probe(2));
+    let mut world = World::new(pod);
+    world.settle();
+    for (started, expected) in [(false, 1), (true, 2)] {
+        let probes = world.memory.containers.get_mut("a").unwrap().probes.as_mut().unwrap();
+        (probes.started, probes.dead) = (started, Some("the probe failed: x".into()));
+        let plan = world.plan();
+        let [Action::Stop { grace, reason: StopReason::Unhealthy(_), .. }] = plan.actions.as_slice() else {
+            panic!("{:?}", plan.actions)
+        };
+        assert_eq!(grace.as_secs(), expected);
+        world.settle();
+    }
+}
