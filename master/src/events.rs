@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    admission::EventBudget,
     registry::{Expected, Registry},
     source::Source,
 };
@@ -34,12 +35,13 @@ impl Recorder {
         let source = registry.source();
         let (queue, mut events) = mpsc::channel::<Event>(QUEUE);
         tasks.spawn(async move {
-            let (mut group, mut repeats) = (Vec::new(), Repeats::default());
+            let (mut group, mut repeats, budget) = (Vec::new(), Repeats::default(), EventBudget::default());
             // Cancel-safe: an event not yet received stays in the queue, and goes with it.
             while let Some(1..) = stop.run_until_cancelled(events.recv_many(&mut group, GROUP_MAX)).await {
                 // Together, so that they share commits.
                 let tellings = repeats.gather(group.drain(..));
-                for stored in join_all(tellings.into_iter().map(|telling| tell(&registry, telling))).await {
+                let tellings = tellings.into_iter().filter(|t| !matches!(t, Telling::New(e) if !budget.take(e)));
+                for stored in join_all(tellings.map(|telling| tell(&registry, telling))).await {
                     if let Err(error) = stored {
                         tracing::debug!(%error, "an event was not stored");
                     }

@@ -97,6 +97,11 @@ impl ClientError {
         self.has_reason(Reason::Conflict)
     }
 
+    /// The server takes no more of this now.
+    pub fn is_too_many_requests(&self) -> bool {
+        self.has_reason(Reason::TooManyRequests)
+    }
+
     /// The object exists already.
     pub fn is_already_exists(&self) -> bool {
         self.has_reason(Reason::AlreadyExists)

@@ -1,5 +1,5 @@
 //! What writes to the cluster need besides the object itself: a namespace to be in, an address to
-//! give out, a pod to bind, an orderly end. One hook a file; the table here says which kind has
+//! give out, a pod to bind, an orderly end, and that there are not too many. One hook a file; the table here says which kind has
 //! which, so that the server names none.
 //!
 //! Hooks decide from a registry snapshot. What two concurrent writes could both take is claimed by
@@ -8,6 +8,7 @@
 pub(crate) mod binding;
 mod cluster_ip;
 pub(crate) mod dependents;
+mod event_rate;
 mod namespace;
 mod node_ports;
 mod removal;
@@ -19,6 +20,7 @@ use ipnet::Ipv4Net;
 
 use crate::registry::{Entry, Registry};
 
+pub(crate) use event_rate::EventBudget;
 pub(crate) use namespace::{ensure as ensure_namespace, is_closing as namespace_is_ending};
 pub(crate) use removal::{Propagation, Removal, Removed, remove};
 
@@ -64,6 +66,7 @@ impl Admission {
                 Box::new(namespace::Deletion),
                 Box::new(cluster_ip::Allocator::new(services)),
                 Box::new(node_ports::Allocator),
+                Box::new(EventBudget::default()),
             ],
         }
     }

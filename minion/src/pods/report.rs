@@ -13,11 +13,13 @@ use coracle_api::{
     objects::event::{Repeats, Telling, record},
 };
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 /// Events waiting to be posted; more are dropped: they are best effort.
 const EVENTS_WAITING_MAX: usize = 512;
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long routine is not worth an event when the master has heard too many.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// Why the master was not told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -136,9 +138,15 @@ async fn limited(call: impl Future<Output = Result<(), ClientError>>) -> Result<
 
 async fn post_events(client: Client, mut queue: mpsc::Receiver<Event>) {
     let (mut group, mut repeats) = (Vec::new(), Repeats::default());
+    let mut quiet_until = Instant::now();
     while queue.recv_many(&mut group, EVENTS_WAITING_MAX).await > 0 {
         for telling in repeats.gather(group.drain(..)) {
+            let is_routine = telling.event().type_.as_deref() != Some(EventType::Warning.as_str());
+            if is_routine && Instant::now() < quiet_until {
+                continue;
+            }
             match tokio::time::timeout(CALL_TIMEOUT, post_event(&client, &telling)).await {
+                Ok(Err(e)) if e.is_too_many_requests() => quiet_until = Instant::now() + QUIET,
                 Ok(Err(e)) if !e.is_already_exists() => {
                     tracing::debug!(kind = "event", error = %e, "an event was not recorded");
                 }
