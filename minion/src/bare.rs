@@ -25,6 +25,8 @@ use crate::{
 pub struct Bare<R> {
     /// The way to its master.
     pub client: Client,
+    /// The way for its beats, which must not wait behind others' requests.
+    pub beats: Client,
     /// The facts of its cluster.
     pub cluster: ClusterFacts,
     /// Its Node, which is registered already.
@@ -44,7 +46,7 @@ pub struct Bare<R> {
 impl<R: Runtime> Bare<R> {
     /// Runs it until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { client, cluster, registration, pod_cidr, runtime, services, clock, plan } = self;
+        let Self { client, beats, cluster, registration, pod_cidr, runtime, services, clock, plan } = self;
         let name = &registration.facts().name;
         let mut config = pods::Config::new(name, registration.facts().address, &cluster.cluster_id, "/".into());
         (config.root, config.clock, config.plan) = (None, clock, plan);
@@ -54,7 +56,7 @@ impl<R: Runtime> Bare<R> {
         let inputs = Inputs { pods, services };
         let (_manager, managing) = Manager::start(config, Arc::clone(&runtime), reporter, inputs, stop.clone());
         let watching = feed::run(Reflector::new(client.all::<Pod>(), of_node), vec![pod_changes], stop.clone());
-        let beating = heartbeat::run(client, registration, pod_cidr, runtime, cluster.heartbeat(), stop.clone());
+        let beating = heartbeat::run(beats, registration, pod_cidr, runtime, cluster.heartbeat(), stop.clone());
         // A part that ends takes the others with it: a minion that does not look after its pods must not
         // say that it does. Cancel-safe: all of them end with `stop`.
         tokio::select! {

@@ -75,6 +75,7 @@ impl HollowMinions {
     pub async fn start(config: HollowConfig) -> Result<Self, StartError> {
         open_files::raise_limit();
         let client = Client::new(&config.master).map_err(StartError::Master)?;
+        let beats = Client::new(&config.master).map_err(StartError::Master)?;
         let deadline = Deadline::new(config.master_limit);
         let cluster = deadline.retry("waiting for the master", || ClusterFacts::fetch(&client)).await?;
         let parts = Parts::default();
@@ -90,7 +91,7 @@ impl HollowMinions {
 
         let join = |(number, services)| {
             let facts = config.facts(number);
-            join(&config, &client, &cluster, &networks, deadline, facts, services)
+            join(&config, [&client, &beats], &cluster, &networks, deadline, facts, services)
         };
         let joining = futures_util::stream::iter(services.into_iter().enumerate()).map(join);
         let mut joined = joining.buffer_unordered(JOINING_MAX);
@@ -141,7 +142,7 @@ impl HollowConfig {
 
 async fn join(
     config: &HollowConfig,
-    client: &Client,
+    [client, beats]: [&Client; 2],
     cluster: &ClusterFacts,
     networks: &Networks,
     deadline: Deadline,
@@ -160,6 +161,7 @@ async fn join(
     engine.set_first_address(Ipv4Addr::from(u32::from(pod_cidr.network()).saturating_add(2)));
     Ok(Bare {
         client: client.clone(),
+        beats: beats.clone(),
         cluster: cluster.clone(),
         registration,
         pod_cidr,

@@ -14,15 +14,22 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
+use tokio::sync::Semaphore;
+
 use super::{ClientError, dial::Dialer};
 
 /// The port of a master whose address names none.
 const DEFAULT_PORT: u16 = 8080;
 
+/// Requests under way at once, each of which needs a connection; further ones wait.
+const REQUESTS_MAX: usize = 128;
+
 /// One master.
 #[derive(Debug)]
 pub(super) struct Link {
     http: HyperClient<Dialer, Full<Bytes>>,
+    /// Places for requests that wait for the head of their answer.
+    places: Semaphore,
     /// `http://host:port`
     pub(super) server: String,
     /// `host:port`
@@ -69,7 +76,7 @@ impl Link {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .build(dialer);
-        Ok(Self { http, server: format!("http://{authority}"), authority })
+        Ok(Self { http, places: Semaphore::new(REQUESTS_MAX), server: format!("http://{authority}"), authority })
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -88,6 +95,8 @@ impl Link {
             request = request.header("content-type", "application/json");
         }
         let request = request.body(Full::new(body.unwrap_or_default())).map_err(not_sent)?;
+        // Every holder of a place waits for `limit` at most.
+        let _place = self.places.acquire().await;
         match tokio::time::timeout(limit, self.http.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(e)) if e.is_connect() => Err(Failure::NotSent(innermost(&e))),

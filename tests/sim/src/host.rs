@@ -162,7 +162,8 @@ async fn run(host: Arc<Host>, gate: Gate, stop: CancellationToken) {
     let followed = Reflector::new(client.all::<Service>(), ListParams::default());
     tokio::spawn(feed::run(followed, vec![service_changes], stop.clone()));
     let (clock, plan) = (host.clock.clone(), host.plan);
-    Bare { client, cluster, registration, pod_cidr, runtime, services, clock, plan }.run(stop).await;
+    let beats = client.clone();
+    Bare { client, beats, cluster, registration, pod_cidr, runtime, services, clock, plan }.run(stop).await;
 }
 
 async fn insist<T, F>(stop: &CancellationToken, mut ask: impl FnMut() -> F) -> Option<T>
