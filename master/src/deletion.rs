@@ -76,8 +76,9 @@ async fn end_pod(
             let bound = pod.spec.as_ref().is_some_and(|s| s.node_name.as_deref().is_some_and(|n| !n.is_empty()));
             let moving = pod.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(MOVE));
             let ending = pod.metadata.deletion_timestamp.is_some();
-            remove = asked == 0 || !bound || pod::is_terminal(pod);
-            if remove && moving && ending && bound && !pod::is_terminal(pod) {
+            let lives = bound && !pod::is_terminal(pod);
+            remove = asked == 0 || !lives;
+            if remove && lives && (if ending { moving } else { moves }) {
                 // It has stopped, or nobody waits for that.
                 remove = false;
                 make_anew(pod, registry.source().id(), now);

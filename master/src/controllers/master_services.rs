@@ -26,7 +26,7 @@ use crate::{
     admission::{Admission, retry_choices},
     coordination::Announcements,
     liveness,
-    registry::Registry,
+    registry::{Key, Registry},
 };
 
 /// On the endpoints that this loop made.
@@ -114,7 +114,8 @@ impl MasterEndpoints {
             look = tokio::select! {
                 () = stop.cancelled() => return,
                 Some(changed) = changes.next() => {
-                    changed.items.iter().any(|item| item.entry.key.namespace == "default" && concerned(&item.entry.key.name))
+                    let ours = |key: &Key| key.namespace == "default" && concerned(&key.name);
+                    changed.anew || changed.items.iter().any(|item| ours(&item.entry.key))
                 }
                 Ok(()) = self.announcements.changed() => true,
                 () = super::due(retry) => true,

@@ -34,6 +34,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// concerned more than it woke.
 const RESYNC: Duration = Duration::from_secs(300);
 
+/// Batches of changes that are taken in before the keys that they woke are looked at.
+const BATCHES_MAX: usize = 16;
+
 /// Starts the scheduler and every controller on `tasks`, until `stop`.
 pub(crate) fn start(loops: &Loops, tasks: &TaskTracker, stop: &CancellationToken) {
     let spawn = |name, work| tasks.spawn(watched(name, work, stop.clone(), loops.failed.clone()));
@@ -147,22 +150,23 @@ pub(crate) async fn drive<C: Controller>(controller: C, registry: Registry, stop
             biased;
             () = stop.cancelled() => return,
             Some(changed) = changes.next() => {
-                let now = Instant::now();
-                let mut more = Some(changed);
-                // Coalesces: one reconcile for all changes that are already here.
-                while let Some(changed) = more {
-                    changed.items.iter().flat_map(|item| controller.wakes(item)).for_each(|key| queue.wake(key, now));
-                    more = changes.next().now_or_never().flatten();
+                // Coalesces: one reconcile for all changes that are already here, unless they never end.
+                let mut next = Some(changed);
+                for left in (0..BATCHES_MAX).rev() {
+                    let Some(Changes { anew, items }) = next.take() else { break };
+                    if anew {
+                        // What went while nobody looked is told by nobody.
+                        wake_all(&controller, &registry, &mut queue);
+                    }
+                    let now = Instant::now();
+                    items.iter().flat_map(|item| controller.wakes(item)).for_each(|key| queue.wake(key, now));
+                    if left > 0 {
+                        next = changes.next().now_or_never().flatten();
+                    }
                 }
             }
             () = due(queue.next_due()) => {}
-            now = resync.tick() => {
-                let first = controller.watches().first().map(|kind| registry.snapshot(kind).entries);
-                for entry in first.unwrap_or_default().values().cloned() {
-                    let item = WatchItem { event: EventType::Modified, entry };
-                    controller.wakes(&item).into_iter().for_each(|key| queue.wake(key, now));
-                }
-            }
+            _ = resync.tick() => wake_all(&controller, &registry, &mut queue),
         }
         while let Some(key) = queue.pop(Instant::now()) {
             let result = controller.reconcile(&key).await;
@@ -180,6 +184,15 @@ pub(crate) async fn drive<C: Controller>(controller: C, registry: Registry, stop
                 return;
             }
         }
+    }
+}
+
+/// Wakes the keys of all objects of the kind that is kept right first.
+fn wake_all<C: Controller>(controller: &C, registry: &Registry, queue: &mut Queue) {
+    let (now, first) = (Instant::now(), controller.watches().first().map(|kind| registry.snapshot(kind).entries));
+    for entry in first.unwrap_or_default().values().cloned() {
+        let item = WatchItem { event: EventType::Modified, entry };
+        controller.wakes(&item).into_iter().for_each(|key| queue.wake(key, now));
     }
 }
 

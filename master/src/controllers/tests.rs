@@ -572,6 +572,19 @@ async fn a_pod_that_moves_is_made_anew_when_it_has_stopped_unless_somebody_delet
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_moves_without_grace_is_made_anew_at_once() {
+    let world = World::new().await;
+    world.node("n1").await;
+    bare_pod(&world, "moves", json!({}), json!([])).await;
+    while_beating(&world, "it is placed", &["n1"], |w| (on(w, "n1") == 1).then_some(())).await;
+    let before = world.registry.get(Pod::row(), "default", "moves").unwrap();
+    let now = jiff::Timestamp::now();
+    let moved = deletion::move_pod(&world.registry, "default", "moves", Some(0), now, |_| Ok(())).await.unwrap();
+    assert_ne!(moved.uid(), before.uid());
+    assert!(world.registry.get(Pod::row(), "default", "moves").is_some_and(|now| now.uid() == moved.uid()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_replica_that_crashes_or_lacks_its_image_is_no_reason_for_another() {
     let world = World::new().await;
     world.node("n1").await;
