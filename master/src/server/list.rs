@@ -81,6 +81,7 @@ pub(crate) async fn list(
     let version = snapshot.version;
     let mut meta = format!("{{\"resourceVersion\":\"{version}\"");
     if let Some(last) = entries.last().filter(|_| picked.next().is_some()) {
+        let is_first = page.after.is_none();
         page.delivered += entries.len();
         page.after = Some(last.key.clone());
         if selection.labels.is_empty() && selection.fields.is_empty() {
@@ -93,7 +94,9 @@ pub(crate) async fn list(
             let _ = write!(meta, ",\"remainingItemCount\":{}", total.saturating_sub(page.delivered));
         }
         let _ = write!(meta, ",\"continue\":\"{}\"", token(&page));
-        shared.pages.keep(kind, page);
+        shared.pages.keep(kind, page, is_first);
+    } else if page.after.is_some() {
+        shared.pages.leave(kind, version);
     }
     meta.push('}');
     if let Some(table) = table {
@@ -196,19 +199,34 @@ struct Kept {
     kind: &'static Kind,
     snapshot: Snapshot,
     total: Option<usize>,
+    /// Who began with the first page and has not come to the last.
+    readers: usize,
     until: Instant,
 }
 
 impl Pages {
-    fn keep(&self, kind: &'static Kind, page: Page) {
+    /// Keeps the snapshot of a page for the next one; `begins` counts another reader.
+    fn keep(&self, kind: &'static Kind, page: Page, begins: bool) {
         let Page { snapshot, total, .. } = page;
         let now = Instant::now();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|k| k.until > now && !(k.kind == kind && k.snapshot.version == snapshot.version));
+        let same = |k: &Kept| k.kind == kind && k.snapshot.version == snapshot.version;
+        let readers = kept.iter().find(|k| same(k)).map_or(0, |k| k.readers) + usize::from(begins);
+        kept.retain(|k| k.until > now && !same(k));
         while kept.len() >= PAGED_LISTS_MAX {
             kept.pop_front();
         }
-        kept.push_back(Kept { kind, snapshot, total, until: now + PAGE_LIFE });
+        kept.push_back(Kept { kind, snapshot, total, readers, until: now + PAGE_LIFE });
+    }
+
+    /// A reader has had the last page. A snapshot keeps all its objects in memory, so it goes with the last reader.
+    fn leave(&self, kind: &Kind, version: u64) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain_mut(|page| {
+            let left = page.kind == kind && page.snapshot.version == version;
+            page.readers = page.readers.saturating_sub(usize::from(left));
+            page.readers > 0
+        });
     }
 
     /// Lets go of what no reader came back for. A snapshot keeps all its objects in memory.
@@ -275,6 +293,24 @@ mod tests {
         assert_eq!(parse_token(&token(&page)), Some((77, 500, key)));
         for bad in ["", "77", "1.61", "x.1.00", "1.x.61", "1.1.zz", "1.1.ff", "1.1.61"] {
             assert_eq!(parse_token(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_kept_until_its_last_reader_has_had_the_last_page() {
+        let (pages, kind) = (Pages::default(), Pod::row());
+        let page = || {
+            let mut snapshot = Snapshot::default();
+            snapshot.version = 7;
+            Page { after: Some(Key::new("n", "a")), ..Page::first(snapshot) }
+        };
+        let is_kept = || pages.resume(kind, &token(&page())).is_ok();
+        for begins in [true, true, false] {
+            pages.keep(kind, page(), begins);
+        }
+        for expected in [true, false] {
+            pages.leave(kind, 7);
+            assert_eq!(is_kept(), expected);
         }
     }
 
