@@ -13,7 +13,7 @@ use coracle_api::{
 use ipnet::Ipv4Net;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::facts::NodeFacts;
+use super::{Backoff, facts::NodeFacts};
 
 /// Lost races with other writers of the Node before giving up.
 const ATTEMPTS: usize = 10;
@@ -70,7 +70,8 @@ impl Registration {
         }
     }
 
-    /// Waits until the master has given this node its pod network. Never gives up; drop it to stop.
+    /// Waits until the master has given this node its pod network. Makes the Node anew when somebody
+    /// deletes it meanwhile. Never gives up; drop it to stop.
     pub async fn pod_cidr(&self) -> Ipv4Net {
         let fields = format!("metadata.name={}", self.facts.name);
         let mut reflector = Reflector::new(self.api.clone(), ListParams { fields, ..Default::default() });
@@ -78,7 +79,7 @@ impl Registration {
             let nodes = match reflector.next().await {
                 Change::Replaced(nodes) => nodes,
                 Change::Applied(node) => vec![node],
-                Change::Deleted(_) => continue,
+                Change::Deleted(_) => Vec::new(),
                 Change::Interrupted(error) => {
                     tracing::debug!(%error, "waiting for the master");
                     continue;
@@ -86,6 +87,13 @@ impl Registration {
             };
             if let Some(cidr) = nodes.iter().find_map(pod_cidr_of) {
                 return cidr;
+            }
+            let mut backoff = Backoff::new();
+            while nodes.is_empty()
+                && let Err(error) = self.ensure(None).await
+            {
+                tracing::debug!(%error, "the node can't be made anew yet");
+                tokio::time::sleep(backoff.next()).await;
             }
         }
     }
