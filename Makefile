@@ -5,8 +5,10 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 N ?= 3
 SEEDS ?= 1000
+NODES ?= 1000
+PODS ?= 30000
 
-.PHONY: help demo test test-unit sim check images hosts-up hosts-down bench bench-api bench-proxy bench-schedule install clean tools
+.PHONY: help demo test test-unit sim check images hosts-up hosts-down bench bench-api bench-proxy bench-scale bench-schedule install clean tools
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -68,6 +70,11 @@ bench-proxy: ## measures the service proxy beside HAProxy and docker-proxy; some
 	@scripts/require.sh build docker proxy bench-proxy
 	@$(CARGO) build --locked --release --bin coracle --bin coracle-bench
 	@target/release/coracle-bench proxy $(ARGS)
+
+bench-scale: ## measures a master under NODES simulated minions with PODS pods (defaults 1000, 30000)
+	@scripts/require.sh build
+	@$(CARGO) build --locked --release --bin coracle --bin coracle-bench
+	@target/release/coracle-bench scale --nodes $(NODES) --pods $(PODS) $(ARGS)
 
 bench-schedule: ## measures the scheduler in process; half a minute
 	@scripts/require.sh build
