@@ -268,7 +268,10 @@ impl<R: Runtime, P: Report> Step<'_, R, P> {
         };
         let id = match runtime.create(&spec).await {
             Ok(id) => id,
-            Err(RuntimeError::NotFound(_)) => return Outcome::ImageLost { image: spec.image },
+            // Not so for the infra container, which may have just gone.
+            Err(RuntimeError::NotFound(what)) if what.starts_with("image") => {
+                return Outcome::ImageLost { image: spec.image };
+            }
             Err(e) => return failed("CreateContainerError", format!("container {name} can't be created: {e}")),
         };
         self.event(PodEvent::normal("Created", Some(name), format!("Created container {name}")));
