@@ -96,6 +96,8 @@ pub(super) enum Ended {
     Deleted,
     /// Nothing of the pod is left here, or the minion stops.
     Cleared,
+    /// It failed, and has waited until it may be tried again.
+    Failed,
 }
 
 enum Done {
