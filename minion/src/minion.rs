@@ -145,6 +145,7 @@ impl Minion {
         let lock = DirLock::take(&config.root_dir)?;
         let engine = Engine::connect(config.docker.as_deref()).await?;
         let deadline = Deadline::new(config.master_limit);
+        let masters = client.transport().each().map_err(StartError::Master)?;
 
         let cluster = deadline.retry("waiting for the master", || ClusterFacts::fetch(&client)).await?;
         let name = config.name.unwrap_or_else(facts::host_name);
@@ -251,7 +252,7 @@ impl Minion {
         let find = Arc::new(move |query: &PodQuery| manager.find(query));
         let server = Arc::new(NodeServer::new(runtime, find, parts.tasks.clone(), parts.token()));
         // Any master may be asked for logs, so each needs a way here.
-        for master in client.transport().each().map_err(StartError::Master)? {
+        for master in masters {
             let tunnelling = tunnel::run(master, name.clone(), Arc::clone(&server), parts.tasks.clone(), parts.token());
             parts.run("tunnel", tunnelling);
         }
