@@ -59,8 +59,8 @@ pub struct MinionConfig {
     pub master: String,
     /// The node's name; the host's name by default.
     pub name: Option<String>,
-    /// Where other nodes reach this one; by default the address that the default route uses, or
-    /// loopback on a host without one.
+    /// Where other nodes reach this one; by default the address that the route to the master uses, or
+    /// the default route where the master is on this host.
     pub address: Option<IpAddr>,
     /// TCP listeners of this process, which pods' host ports must go around.
     pub own_listeners: Vec<SocketAddr>,
@@ -149,7 +149,10 @@ impl Minion {
 
         let cluster = deadline.retry("waiting for the master", || ClusterFacts::fetch(&client)).await?;
         let name = config.name.unwrap_or_else(facts::host_name);
-        let address = config.address.unwrap_or_else(facts::default_address);
+        let address = match config.address {
+            Some(address) => address,
+            None => facts::address_towards(client.transport().authority()).await,
+        };
         let record =
             Record { cluster_id: cluster.cluster_id.clone(), node: name.clone(), docker: engine.socket().to_owned() };
         record.write(&config.root_dir)?;
