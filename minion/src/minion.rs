@@ -222,7 +222,7 @@ impl Minion {
         pods_config.own_listeners = config.own_listeners;
         pods_config.dns = Some(pod_dns);
         let serving = watch::Sender::new(Serving::default());
-        pods_config.serving = serving.subscribe();
+        pods_config.serving = Some(serving.subscribe());
         let clock = pods_config.clock.clone();
         parts.run("traffic", pods::traffic::follow(name.clone(), clock, traffic, acted_on, serving, parts.token()));
         let reporter = Arc::new(ApiReporter::new(client.clone(), &name));
