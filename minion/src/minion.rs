@@ -59,8 +59,8 @@ pub struct MinionConfig {
     pub master: String,
     /// The node's name; the host's name by default.
     pub name: Option<String>,
-    /// Where other nodes reach this one; by default the address that the default route uses, or
-    /// loopback on a host without one.
+    /// Where other nodes reach this one; by default the address that the route to the master uses, or
+    /// the default route where the master is on this host.
     pub address: Option<IpAddr>,
     /// TCP listeners of this process, which pods' host ports must go around.
     pub own_listeners: Vec<SocketAddr>,
@@ -145,10 +145,14 @@ impl Minion {
         let lock = DirLock::take(&config.root_dir)?;
         let engine = Engine::connect(config.docker.as_deref()).await?;
         let deadline = Deadline::new(config.master_limit);
+        let masters = client.transport().each().map_err(StartError::Master)?;
 
         let cluster = deadline.retry("waiting for the master", || ClusterFacts::fetch(&client)).await?;
         let name = config.name.unwrap_or_else(facts::host_name);
-        let address = config.address.unwrap_or_else(facts::default_address);
+        let address = match config.address {
+            Some(address) => address,
+            None => facts::address_towards(client.transport().authority()).await,
+        };
         let record =
             Record { cluster_id: cluster.cluster_id.clone(), node: name.clone(), docker: engine.socket().to_owned() };
         record.write(&config.root_dir)?;
@@ -218,7 +222,7 @@ impl Minion {
         pods_config.own_listeners = config.own_listeners;
         pods_config.dns = Some(pod_dns);
         let serving = watch::Sender::new(Serving::default());
-        pods_config.serving = serving.subscribe();
+        pods_config.serving = Some(serving.subscribe());
         let clock = pods_config.clock.clone();
         parts.run("traffic", pods::traffic::follow(name.clone(), clock, traffic, acted_on, serving, parts.token()));
         let reporter = Arc::new(ApiReporter::new(client.clone(), &name));
@@ -251,7 +255,7 @@ impl Minion {
         let find = Arc::new(move |query: &PodQuery| manager.find(query));
         let server = Arc::new(NodeServer::new(runtime, find, parts.tasks.clone(), parts.token()));
         // Any master may be asked for logs, so each needs a way here.
-        for master in client.transport().each().map_err(StartError::Master)? {
+        for master in masters {
             let tunnelling = tunnel::run(master, name.clone(), Arc::clone(&server), parts.tasks.clone(), parts.token());
             parts.run("tunnel", tunnelling);
         }

@@ -78,10 +78,18 @@ fn marked<'a>(bridge: &str, listing: &'a str) -> Vec<&'a str> {
 async fn list() -> Result<Option<String>, NetworkError> {
     match run(&["-S", CHAIN]).await {
         Ok((true, listing)) => Ok(Some(listing)),
-        Ok((false, _)) => Ok(None),
+        Ok((false, words)) if is_absence(&words) => Ok(None),
+        Ok((false, output)) => Err(NetworkError::Filter { rule: format!("-S {CHAIN}"), output }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether the tool says that there is no such chain or table. Anything else, such as a lock that
+/// someone holds, says nothing about the rules.
+fn is_absence(words: &str) -> bool {
+    let signs = ["No chain/target/match by that name", "do you need to insmod?", "Protocol not supported"];
+    signs.iter().any(|sign| words.contains(sign))
 }
 
 async fn iptables(line: &str) -> Result<(), NetworkError> {
@@ -118,6 +126,25 @@ mod tests {
         check(&format!("-N DOCKER-USER\n-A DOCKER-USER -j RETURN\n{all}"), &[&rules[0], &rules[1]]);
         check(&format!("-N DOCKER-USER\n-A DOCKER-USER {}\n", rules[1]), &[&rules[0]]);
         check("-N DOCKER-USER\n", &[&rules[0], &rules[1]]);
+    }
+
+    #[test]
+    fn only_a_missing_chain_or_table_means_that_there_are_no_rules() {
+        for words in [
+            "iptables: No chain/target/match by that name.",
+            "iptables v1.8.9 (legacy): can't initialize iptables table `filter': Table does not exist (do you need to insmod?)",
+            "iptables/1.8.7 Failed to initialize nft: Protocol not supported",
+        ] {
+            assert!(is_absence(words), "{words}");
+        }
+        for words in [
+            "Another app is currently holding the xtables lock; still 4s 0us time ahead to have a chance to grab the lock...",
+            "iptables v1.8.9 (nf_tables): Could not fetch rule set generation id: Permission denied (you must be root)",
+            "iptables v1.8.7 (nf_tables): chain `DOCKER-USER' in table `filter' is incompatible, use 'nft' tool.",
+            "",
+        ] {
+            assert!(!is_absence(words), "{words}");
+        }
     }
 
     #[test]

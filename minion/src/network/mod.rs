@@ -299,8 +299,9 @@ impl Keeper {
         if !self.reunited {
             self.reunite().await?;
         }
-        self.check_paths().await?;
-        self.config.exceptions().ensure().await
+        // Each has its own reasons to fail.
+        let paths = self.check_paths().await;
+        self.config.exceptions().ensure().await.and(paths)
     }
 
     async fn check_paths(&self) -> Result<(), NetworkError> {
@@ -309,15 +310,12 @@ impl Keeper {
         let (observed, segments) = self.links.observe_paths(&place).await?;
         let desired = paths::desired(&place, &segments, &peers);
         let steps = paths::plan(&desired, &observed);
-        for step in &steps {
-            tracing::debug!(step = ?step, "setting the paths to other nodes right");
-            self.links.apply_path(&place, step).await?;
-        }
+        let applied = self.links.apply_paths(&place, &steps).await;
         if !desired.unreached.is_empty() && !steps.is_empty() {
             let nodes = &desired.unreached;
             tracing::warn!(?nodes, "not on a segment of this host, so not reached with direct routes only");
         }
-        Ok(())
+        applied
     }
 
     /// The bridge is not there. Docker makes it only with the network, so the network is made anew

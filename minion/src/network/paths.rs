@@ -305,7 +305,12 @@ impl Links {
         let own = [super::bridge_name(&place.cluster_id), tunnel_name(&place.cluster_id)];
         let own_index = |name: &str| links.iter().find(|l| name_of(l) == name).map(|l| l.header.index);
         let (bridge, tunnel_index) = (own_index(&own[0]), own_index(&own[1]));
-        let segments = self.interface_addresses().await?.into_iter();
+        // Through an interface that is down, or to the host itself, there is no way to anybody.
+        let usable = |index: u32| {
+            let flags = links.iter().find(|l| l.header.index == index).map(|l| l.header.flags);
+            flags.is_some_and(|flags| flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback))
+        };
+        let segments = self.interface_addresses().await?.into_iter().filter(|(index, _)| usable(*index));
         let segments = segments.filter(|(index, _)| Some(*index) != bridge && Some(*index) != tunnel_index).collect();
 
         let routes = self.routes().await?;
@@ -321,6 +326,25 @@ impl Links {
             }),
         };
         Ok((Observed { routes, tunnel }, segments))
+    }
+
+    /// Carries out all steps. One that fails keeps no other from being done, but for those that need the
+    /// tunnel that it should have made; the first error is returned.
+    pub(super) async fn apply_paths(&self, place: &Place, steps: &[Step]) -> Result<(), NetworkError> {
+        let (mut result, mut tunnel_failed) = (Ok(()), false);
+        for step in steps {
+            if tunnel_failed
+                && matches!(step, Step::RaiseTunnel | Step::AddFar(_) | Step::SetRoute(_, Hop::Tunnel { .. }))
+            {
+                continue;
+            }
+            tracing::debug!(step = ?step, "setting the paths to other nodes right");
+            if let Err(error) = self.apply_path(place, step).await {
+                tunnel_failed |= matches!(step, Step::AddTunnel | Step::RaiseTunnel);
+                result = result.and(Err(error));
+            }
+        }
+        result
     }
 
     /// Carries out one step.

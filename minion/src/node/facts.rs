@@ -1,11 +1,16 @@
 //! What there is to say about this machine: its size, its systems, its address.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 use coracle_api::core::NodeSystemInfo;
 
 use crate::runtime::{RuntimeError, docker::Engine};
 
+/// A name that is not found by then is done without.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 /// Pods a node takes at most, as in Kubernetes.
 const PODS_MAX: u32 = 110;
 
@@ -93,9 +98,48 @@ pub fn default_address() -> IpAddr {
         .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
 }
 
+/// The source address of the route to a master at `host:port`: also a host without a default route has
+/// one. That of the default route where the master is on this host or its name is not known.
+pub async fn address_towards(authority: &str) -> IpAddr {
+    let source = async {
+        let socket = tokio::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+        socket.connect(authority).await?;
+        socket.local_addr()
+    };
+    match tokio::time::timeout(LOOKUP_LIMIT, source).await {
+        Ok(Ok(address)) if !address.ip().is_loopback() => address.ip(),
+        _ => default_address(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::{os::fd::AsFd, process::Command};
+
     use super::*;
+
+    #[test]
+    fn on_a_network_without_a_default_route_the_address_is_that_towards_the_master() {
+        let name = format!("coracle-facts-{}", std::process::id());
+        let run =
+            |line: &str| assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success(), "ip {line}");
+        run(&format!("netns add {name}"));
+        for line in ["link set lo up", "link add d0 type bridge", "addr add 198.51.100.7/24 dev d0", "link set d0 up"] {
+            run(&format!("-n {name} {line}"));
+        }
+        let namespace = std::fs::File::open(format!("/run/netns/{name}")).unwrap();
+        let found = std::thread::spawn(move || {
+            let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                [address_towards("198.51.100.1:8080").await, address_towards("127.0.0.1:8080").await]
+            })
+        });
+        let found = found.join();
+        run(&format!("netns del {name}"));
+        assert_eq!(found.unwrap(), [IpAddr::from([198, 51, 100, 7]), IpAddr::from([127, 0, 0, 1])]);
+    }
 
     #[test]
     fn a_host_name_becomes_a_valid_node_name() {

@@ -17,8 +17,8 @@ use crate::runtime::{Runtime, infra};
 
 /// A look at the engine that must not delay the next beat by much.
 const ENGINE_LIMIT: Duration = Duration::from_secs(2);
-/// Beats that a silent engine is forgiven; a restart of the engine takes about two.
-const SILENT_BEATS_MAX: u32 = 2;
+/// How long an engine may be silent: a restart of it takes about that.
+const ENGINE_SILENCE_MAX: Duration = Duration::from_secs(5);
 const BEAT_LIMIT_MIN: Duration = Duration::from_secs(2);
 /// Whatever the master says, a minion beats no more and no less often.
 const NEXT_MIN: Duration = Duration::from_millis(100);
@@ -54,7 +54,7 @@ pub async fn run<R: Runtime>(
     let path = format!("/coracle/v1/nodes/{}/heartbeat", encode(&registration.facts().name));
     let limit = interval.max(BEAT_LIMIT_MIN);
     let mut next = Instant::now();
-    let mut silent_beats = 0;
+    let mut silent_since = None;
     let mut heard = true;
     // Whether the Node may lack what this minion says of itself: then no pod should come here yet.
     let mut unregistered = false;
@@ -66,8 +66,8 @@ pub async fn run<R: Runtime>(
         }
         let begun = Instant::now();
         let engine = engine_error(&*runtime).await;
-        silent_beats = if engine.is_some() { silent_beats + 1 } else { 0 };
-        let beat = beat(silent_beats, engine);
+        silent_since = engine.is_some().then(|| silent_since.unwrap_or(begun));
+        let beat = beat(silent_since.map(|since| begun - since), engine);
         let beating = async {
             if unregistered {
                 register_again(&registration, pod_cidr, &mut unregistered).await?;
@@ -86,7 +86,9 @@ pub async fn run<R: Runtime>(
             () = shutdown.cancelled() => return,
             beaten = beating => beaten,
         };
-        next = begun + *beaten.as_ref().unwrap_or(&interval);
+        let wait = *beaten.as_ref().unwrap_or(&interval);
+        // That an engine is silent, or is back, is told without waiting for a beat that may be far away.
+        next = begun + if silent_since.is_some() { wait.min(interval) } else { wait };
         let error = beaten.err();
         if error.is_some() == heard {
             heard = error.is_none();
@@ -131,9 +133,11 @@ async fn engine_error<R: Runtime>(runtime: &R) -> Option<String> {
     }
 }
 
-fn beat(silent_beats: u32, engine_error: Option<String>) -> Beat {
+fn beat(silent: Option<Duration>, engine_error: Option<String>) -> Beat {
     match engine_error {
-        Some(message) if silent_beats > SILENT_BEATS_MAX => Beat { ready: false, reason: "EngineUnreachable", message },
+        Some(message) if silent >= Some(ENGINE_SILENCE_MAX) => {
+            Beat { ready: false, reason: "EngineUnreachable", message }
+        }
         _ => Beat { ready: true, reason: "MinionReady", message: "the minion and its Docker engine are well".into() },
     }
 }
@@ -169,12 +173,19 @@ mod tests {
     struct Known {
         node: Option<Bytes>,
         heard: Vec<String>,
+        /// When to beat again, in milliseconds; it knows every node then.
+        next: Option<u64>,
     }
 
     impl Forgetful {
         fn answer(&self, method: &str, path: &str, body: Bytes) -> (StatusCode, Bytes) {
             let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let what = path.rsplit('/').next().unwrap_or_default();
+            if let ("heartbeat", Some(next)) = (what, known.next) {
+                let beat: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                known.heard.push(beat["reason"].as_str().unwrap_or_default().to_owned());
+                return (StatusCode::OK, format!(r#"{{"nextMillis":{next}}}"#).into());
+            }
             let code = match (method, what, known.node.is_some()) {
                 ("PUT", "status", _) if !known.heard.iter().any(|h| h.starts_with("PUT status")) => 503,
                 ("PUT", "status", _) => 200,
@@ -216,10 +227,9 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_node_that_was_made_by_half_is_finished_before_the_next_beat() {
-        let master = Arc::new(Forgetful::default());
-        let client = Client::with_dial("192.0.2.1", Arc::new(Line(master.clone()))).unwrap();
+    /// Beats for so long.
+    async fn beat_for(time: Duration, master: &Arc<Forgetful>, runtime: Hollow) {
+        let client = Client::with_dial("192.0.2.1", Arc::new(Line(Arc::clone(master)))).unwrap();
         let facts = NodeFacts {
             name: "m1".into(),
             address: Ipv4Addr::new(192, 0, 2, 7).into(),
@@ -229,29 +239,54 @@ mod tests {
             system: NodeSystemInfo::default(),
         };
         let registration = Registration::new(&client, facts);
-        let runtime = Arc::new(Hollow::new(Clock::simulated(jiff::Timestamp::UNIX_EPOCH)));
         let (interval, stop) = (Duration::from_secs(2), CancellationToken::new());
         let cidr = "10.244.3.0/24".parse().unwrap();
-        let beating = run(client, registration, cidr, runtime, interval, stop.clone());
-        assert!(tokio::time::timeout(Duration::from_secs(5), beating).await.is_err(), "it beats for ever");
+        let beating = run(client, registration, cidr, Arc::new(runtime), interval, stop.clone());
+        assert!(tokio::time::timeout(time, beating).await.is_err(), "it beats for ever");
+    }
+
+    fn engine() -> Hollow {
+        Hollow::new(Clock::simulated(jiff::Timestamp::UNIX_EPOCH))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_was_made_by_half_is_finished_before_the_next_beat() {
+        let master = Arc::new(Forgetful::default());
+        beat_for(Duration::from_secs(5), &master, engine()).await;
         let heard = master.0.lock().unwrap().heard.join(", ");
         let expected = "PUT heartbeat 404, GET m1 404, POST nodes 201, PUT status 503, \
             GET m1 200, PUT status 200, PUT heartbeat 200, PUT heartbeat 200";
         assert_eq!(heard, expected);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_engine_is_told_of_within_seconds_however_far_apart_beats_are() {
+        let master = Arc::new(Forgetful::default());
+        master.0.lock().unwrap().next = Some(20_000);
+        let engine = engine();
+        beat_for(Duration::from_secs(50), &master, engine.clone()).await;
+        assert_eq!(std::mem::take(&mut master.0.lock().unwrap().heard), ["MinionReady"; 3]);
+        engine.set_reachable(false);
+        beat_for(Duration::from_secs(7), &master, engine.clone()).await;
+        let heard = std::mem::take(&mut master.0.lock().unwrap().heard);
+        assert_eq!(heard, ["MinionReady", "MinionReady", "MinionReady", "EngineUnreachable"]);
+        engine.set_reachable(true);
+        beat_for(Duration::from_secs(15), &master, engine).await;
+        assert_eq!(master.0.lock().unwrap().heard, ["MinionReady"]);
+    }
+
     #[test]
-    fn an_engine_may_be_silent_for_two_beats() {
-        let ready = |silent, error: Option<&str>| beat(silent, error.map(str::to_owned)).ready;
-        assert!(ready(0, None));
-        assert!(ready(1, Some("gone")));
-        assert!(ready(2, Some("gone")));
-        assert!(!ready(3, Some("gone")));
+    fn an_engine_may_be_silent_for_the_time_of_a_restart() {
+        let ready = |silent: Option<u64>| beat(silent.map(Duration::from_secs), silent.map(|_| "gone".into())).ready;
+        assert!(ready(None));
+        assert!(ready(Some(0)));
+        assert!(ready(Some(4)));
+        assert!(!ready(Some(5)));
     }
 
     #[test]
     fn a_beat_without_engine_carries_the_engines_error() {
-        let json = serde_json::to_string(&beat(3, Some("connection refused".into()))).unwrap();
+        let json = serde_json::to_string(&beat(Some(ENGINE_SILENCE_MAX), Some("connection refused".into()))).unwrap();
         assert_eq!(json, r#"{"ready":false,"reason":"EngineUnreachable","message":"connection refused"}"#);
     }
 }

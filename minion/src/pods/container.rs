@@ -33,13 +33,35 @@ pub fn infra_spec(pod: &Pod, attempt: u32, config: &Config) -> InfraSpec {
     }
 }
 
-/// A container of the pod. `binds` are its volume mounts.
+/// What was made ready for a container.
+#[derive(Debug, Clone, Default)]
+pub struct Prepared {
+    /// Its volume mounts.
+    pub binds: Vec<String>,
+    /// As whom its image runs; asked for where [`needs_image_user`] says so.
+    pub image_user: String,
+}
+
+/// Whether the image's user must be known: a group alone leaves the user as it is.
+pub fn needs_image_user(pod: &Pod, container: &Container) -> bool {
+    matches!(ids(pod, container), (None, Some(_)))
+}
+
+/// The user and the group that are asked for; the container's setting wins over the pod's.
+fn ids(pod: &Pod, container: &Container) -> (Option<i64>, Option<i64>) {
+    let (own, of_pod) = (&container.security_context, pod.spec.as_ref().and_then(|s| s.security_context.as_ref()));
+    let user = own.as_ref().and_then(|c| c.run_as_user).or(of_pod.and_then(|c| c.run_as_user));
+    let group = own.as_ref().and_then(|c| c.run_as_group).or(of_pod.and_then(|c| c.run_as_group));
+    (user, group)
+}
+
+/// A container of the pod.
 pub fn container_spec(
     pod: &Pod,
     container: &Container,
     attempt: u32,
     infra: &ContainerId,
-    binds: Vec<String>,
+    prepared: Prepared,
     around: &Surroundings<'_>,
     config: &Config,
 ) -> Result<ContainerSpec, ConfigError> {
@@ -61,11 +83,11 @@ pub fn container_spec(
         cmd: expanded(&container.args),
         env: env.to_lines(),
         working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
-        binds,
+        binds: prepared.binds,
         cpu_shares: resources.cpu_shares(),
         cpu_limit_milli: resources.cpu_limit_milli,
         memory_limit: resources.memory_limit,
-        user: user(pod, container, &security)?,
+        user: user(pod, container, &security, &prepared.image_user)?,
         privileged: security.privileged == Some(true),
         read_only_root: security.read_only_root_filesystem == Some(true),
         cap_add: capabilities.add.unwrap_or_default(),
@@ -75,11 +97,15 @@ pub fn container_spec(
     })
 }
 
-/// `uid[:gid]`; the container's setting wins over the pod's.
-fn user(pod: &Pod, container: &Container, own: &SecurityContext) -> Result<Option<String>, ConfigError> {
+/// `user[:group]`, if it is not the image's own.
+fn user(
+    pod: &Pod,
+    container: &Container,
+    own: &SecurityContext,
+    image_user: &str,
+) -> Result<Option<String>, ConfigError> {
     let of_pod = pod.spec.as_ref().and_then(|s| s.security_context.clone()).unwrap_or_default();
-    let user = own.run_as_user.or(of_pod.run_as_user);
-    let group = own.run_as_group.or(of_pod.run_as_group);
+    let (user, group) = ids(pod, container);
     if own.run_as_non_root.or(of_pod.run_as_non_root) == Some(true) && user.is_none_or(|uid| uid == 0) {
         return Err(ConfigError(format!(
             "container {} must not run as root (runAsNonRoot); set runAsUser to the number of another user",
@@ -89,7 +115,11 @@ fn user(pod: &Pod, container: &Container, own: &SecurityContext) -> Result<Optio
     Ok(match (user, group) {
         (None, None) => None,
         (Some(user), None) => Some(user.to_string()),
-        (user, Some(group)) => Some(format!("{}:{group}", user.unwrap_or(0))),
+        (Some(user), Some(group)) => Some(format!("{user}:{group}")),
+        (None, Some(group)) => {
+            let user = image_user.split(':').next().filter(|user| !user.is_empty());
+            Some(format!("{}:{group}", user.unwrap_or("0")))
+        }
     })
 }
 
@@ -140,9 +170,14 @@ mod tests {
     }
 
     fn built(pod: &Pod) -> Result<ContainerSpec, ConfigError> {
+        built_on(pod, "")
+    }
+
+    fn built_on(pod: &Pod, image_user: &str) -> Result<ContainerSpec, ConfigError> {
+        let prepared = Prepared { image_user: image_user.into(), ..Prepared::default() };
         let around = Surroundings { services: &[], pod_ip: None, node_ip: [192, 0, 2, 1].into(), node: "n1" };
         let container = &pod.spec.as_ref().unwrap().containers[0];
-        container_spec(pod, container, 2, &ContainerId("infra".into()), vec![], &around, &config())
+        container_spec(pod, container, 2, &ContainerId("infra".into()), prepared, &around, &config())
     }
 
     #[test]
@@ -178,6 +213,23 @@ mod tests {
         let context = json!({"runAsNonRoot": true, "runAsUser": 7, "runAsGroup": 8});
         let spec = built(&pod(json!({"containers": [{"name": "c", "securityContext": context}]})));
         assert_eq!(spec.unwrap().user.as_deref(), Some("7:8"));
+    }
+
+    #[test]
+    fn a_group_alone_leaves_the_user_to_the_image() {
+        let context = json!({"runAsGroup": 8});
+        let of_container = pod(json!({"containers": [{"name": "c", "securityContext": context}]}));
+        let of_pod = pod(json!({"securityContext": context, "containers": [{"name": "c"}]}));
+        for (image_user, expected) in [("", "0:8"), ("1000", "1000:8"), ("app:staff", "app:8"), (":staff", "0:8")] {
+            for pod in [&of_container, &of_pod] {
+                assert!(needs_image_user(pod, &pod.spec.as_ref().unwrap().containers[0]));
+                assert_eq!(built_on(pod, image_user).unwrap().user.as_deref(), Some(expected), "{image_user}");
+            }
+        }
+        let with_user =
+            pod(json!({"securityContext": {"runAsUser": 7, "runAsGroup": 8}, "containers": [{"name": "c"}]}));
+        assert!(!needs_image_user(&with_user, &with_user.spec.as_ref().unwrap().containers[0]));
+        assert_eq!(built_on(&with_user, "1000").unwrap().user.as_deref(), Some("7:8"));
     }
 
     #[test]

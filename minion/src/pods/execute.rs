@@ -11,7 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    container::{container_spec, infra_spec},
+    container::{Prepared, container_spec, infra_spec, needs_image_user},
     directory::Directory,
     environment::{Surroundings, environment},
     expansion::expand,
@@ -19,6 +19,7 @@ use super::{
     memory::StopReason,
     naming::uid_of,
     operations::{Action, Outcome, Pull},
+    plan::image_of,
     report::{PodEvent, Report, ReportError},
     resolver::{self, Resolvers, resolv_conf},
     restart,
@@ -242,21 +243,35 @@ impl<R: Runtime, P: Report> Step<'_, R, P> {
         let Some(container) = find(pod, name) else { return Outcome::Cancelled };
         let Some(_permit) = self.permit(attempt > 0).await else { return Outcome::Cancelled };
         let services = Arc::clone(&self.shared.services.borrow());
-        let config = &self.shared.config;
+        let (config, runtime) = (&self.shared.config, &self.shared.runtime);
+        let mut image_user = String::new();
+        if needs_image_user(pod, container) {
+            let image = image_of(container);
+            match runtime.image(image).await {
+                Ok(Some(here)) => image_user = here.user,
+                Ok(None) => return Outcome::ImageLost { image: image.to_owned() },
+                Err(e) => return failed("ImageInspectError", format!("looking for the image {image}: {e}")),
+            }
+        }
         let around =
             Surroundings { services: &services, pod_ip: self.job.pod_ip, node_ip: config.node_ip, node: &config.node };
         let spec = match self.binds(pod, container, &around).await {
-            Ok(binds) => container_spec(pod, container, attempt, infra, binds, &around, config).map_err(|e| e.0),
+            Ok(binds) => {
+                let prepared = Prepared { binds, image_user };
+                container_spec(pod, container, attempt, infra, prepared, &around, config).map_err(|e| e.0)
+            }
             Err(e) => Err(e),
         };
         let spec = match spec {
             Ok(spec) => spec,
             Err(e) => return failed("CreateContainerConfigError", e),
         };
-        let runtime = &self.shared.runtime;
         let id = match runtime.create(&spec).await {
             Ok(id) => id,
-            Err(RuntimeError::NotFound(_)) => return Outcome::ImageLost { image: spec.image },
+            // Not so for the infra container, which may have just gone.
+            Err(RuntimeError::NotFound(what)) if what.starts_with("image") => {
+                return Outcome::ImageLost { image: spec.image };
+            }
             Err(e) => return failed("CreateContainerError", format!("container {name} can't be created: {e}")),
         };
         self.event(PodEvent::normal("Created", Some(name), format!("Created container {name}")));

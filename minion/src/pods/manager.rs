@@ -48,8 +48,8 @@ pub struct Config {
     pub own_listeners: Vec<SocketAddr>,
     /// What pods' resolv.conf is made of; `None` leaves it to the engine.
     pub dns: Option<PodDns>,
-    /// Which pods take traffic of services; it stays empty if nobody follows the endpoints.
-    pub serving: watch::Receiver<Serving>,
+    /// Which pods take traffic of services; `None` where nobody follows the endpoints.
+    pub serving: Option<watch::Receiver<Serving>>,
     /// Containers starting at once. The engine gains nothing beyond 4.
     pub starts_max: usize,
     /// Images pulled at once.
@@ -73,7 +73,7 @@ impl Config {
             root: Some(root),
             own_listeners: Vec::new(),
             dns: None,
-            serving: watch::Sender::new(Serving::default()).subscribe(),
+            serving: None,
             starts_max: 4,
             pulls_max: 3,
             clock: Clock::system(),

@@ -197,7 +197,11 @@ impl PodMemory {
             }
             Outcome::ImageLost { image } => {
                 self.images.remove(&image);
-                None
+                // A failure of the start, or an image that is lost each time would be fetched without a pause.
+                Some((
+                    "CreateContainerError",
+                    format!("the image {image} was removed from this node; it is fetched again"),
+                ))
             }
             Outcome::HookFailed(message) => {
                 self.end_hook(slot, Some(message));

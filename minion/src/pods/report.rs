@@ -87,6 +87,24 @@ impl ApiReporter {
     }
 }
 
+impl ApiReporter {
+    /// Makes a call about a pod. A conflict may be a namesake's UID or a race that the master lost: only
+    /// the pod itself can tell, and one that is there still must be told again.
+    async fn tell(&self, pod: &Pod, call: impl Future<Output = Result<(), ClientError>>) -> Result<(), ReportError> {
+        let told = async {
+            let conflict = match call.await {
+                Err(e) if e.is_conflict() => e,
+                other => return other.map_err(refused),
+            };
+            let (namespace, name) = name_of(pod);
+            let stored = self.client.namespaced::<Pod>(namespace).get(name).await.map_err(refused)?;
+            if stored.metadata.uid == pod.metadata.uid { Err(refused(conflict)) } else { Err(ReportError::Gone) }
+        };
+        let late = || ReportError::Retry(format!("the master did not answer within {} s", CALL_TIMEOUT.as_secs()));
+        tokio::time::timeout(CALL_TIMEOUT, told).await.unwrap_or_else(|_| Err(late()))
+    }
+}
+
 impl Report for ApiReporter {
     async fn status(&self, pod: &Pod, status: &PodStatus) -> Result<(), ReportError> {
         let (namespace, name) = name_of(pod);
@@ -102,13 +120,13 @@ impl Report for ApiReporter {
             status: Some(status.clone()),
         };
         let call = async { self.client.namespaced::<Pod>(namespace).update_status(name, &update).await.map(drop) };
-        limited(call).await
+        self.tell(pod, call).await
     }
 
     async fn delete(&self, pod: &Pod) -> Result<(), ReportError> {
         let (namespace, name) = name_of(pod);
         let api = self.client.namespaced::<Pod>(namespace);
-        match limited(api.delete(name, Some(0), pod.metadata.uid.as_deref())).await {
+        match self.tell(pod, api.delete(name, Some(0), pod.metadata.uid.as_deref())).await {
             Err(ReportError::Gone) => Ok(()),
             other => other,
         }
@@ -127,13 +145,8 @@ pub(super) fn name_of(pod: &Pod) -> (&str, &str) {
     (meta.namespace.as_deref().unwrap_or("default"), meta.name.as_deref().unwrap_or_default())
 }
 
-async fn limited(call: impl Future<Output = Result<(), ClientError>>) -> Result<(), ReportError> {
-    match tokio::time::timeout(CALL_TIMEOUT, call).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(e)) if e.is_not_found() || e.is_conflict() => Err(ReportError::Gone),
-        Ok(Err(e)) => Err(ReportError::Retry(e.to_string())),
-        Err(_) => Err(ReportError::Retry(format!("the master did not answer within {} s", CALL_TIMEOUT.as_secs()))),
-    }
+fn refused(error: ClientError) -> ReportError {
+    if error.is_not_found() { ReportError::Gone } else { ReportError::Retry(error.to_string()) }
 }
 
 async fn post_events(client: Client, mut queue: mpsc::Receiver<Event>) {
@@ -176,7 +189,62 @@ fn api_event(pod: &Pod, event: PodEvent, node: &str, now: Timestamp) -> Event {
 
 #[cfg(test)]
 mod tests {
+    use std::{convert::Infallible, io};
+
+    use bytes::Bytes;
+    use coracle_api::client::{Dial, Duplex};
+    use futures_util::future::BoxFuture;
+    use http::{Method, Request, Response};
+    use http_body_util::Full;
+    use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use serde_json::json;
+
     use super::*;
+
+    /// A master that has a pod with this UID and refuses every write as one that lost a race.
+    #[derive(Debug, Clone, Copy)]
+    struct Contended(Option<&'static str>);
+
+    impl Dial for Contended {
+        fn dial(&self, _: &str) -> BoxFuture<'static, io::Result<Box<dyn Duplex>>> {
+            let (ours, theirs) = tokio::io::duplex(64 << 10);
+            let stored = self.0;
+            let failure = |reason: &str, code: u16| {
+                let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": reason,
+                    "message": "no", "code": code});
+                (code, status)
+            };
+            let service = service_fn(move |request: Request<Incoming>| async move {
+                let (code, body) = match (request.method(), stored) {
+                    (&Method::GET, Some(uid)) => (
+                        200,
+                        json!({"metadata": {"name": "p", "namespace": "n", "uid": uid}, "spec": {"containers": []}}),
+                    ),
+                    (&Method::GET, None) => failure("NotFound", 404),
+                    _ => failure("Conflict", 409),
+                };
+                let body = Full::new(Bytes::from(body.to_string()));
+                Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap())
+            });
+            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(theirs), service));
+            Box::pin(async { Ok(Box::new(ours) as Box<dyn Duplex>) })
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_pod_that_is_not_there_any_more_is_gone() {
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u1"}})).unwrap();
+        for (stored, gone) in [(Some("u1"), false), (Some("u2"), true), (None, true)] {
+            let client = Client::with_dial("192.0.2.1", Arc::new(Contended(stored))).unwrap();
+            let reporter = ApiReporter::new(client, "n1");
+            let (told, deleted) = (reporter.status(&pod, &PodStatus::default()).await, reporter.delete(&pod).await);
+            assert_eq!(told == Err(ReportError::Gone), gone, "{stored:?}: {told:?}");
+            assert!(gone || matches!(told, Err(ReportError::Retry(_))), "{stored:?}: {told:?}");
+            assert_eq!(deleted.is_ok(), gone, "{stored:?}: {deleted:?}");
+        }
+    }
 
     #[test]
     fn an_event_names_the_container_it_is_about() {

@@ -214,17 +214,13 @@ impl View<'_> {
 
     /// What keeps this container from starting.
     fn obstacle(&self, container: &Spec) -> Option<(&'static str, String)> {
+        if let Some(ImageMemory::Missing { failure, .. }) = self.memory.images.get(image_of(container)) {
+            let again = failure.count > 1 && failure.reason == "ErrImagePull";
+            return Some((if again { "ImagePullBackOff" } else { failure.reason }, failure.message.clone()));
+        }
         let slots = [Slot::Start(container.name.clone()), Slot::Image(image_of(container).to_owned())];
-        if let Some(failure) = slots.iter().find_map(|slot| self.memory.failures.get(slot)) {
-            return Some((failure.reason, failure.message.clone()));
-        }
-        match self.memory.images.get(image_of(container))? {
-            ImageMemory::Present => None,
-            ImageMemory::Missing { failure, .. } => {
-                let again = failure.count > 1 && failure.reason == "ErrImagePull";
-                Some((if again { "ImagePullBackOff" } else { failure.reason }, failure.message.clone()))
-            }
-        }
+        let failure = slots.iter().find_map(|slot| self.memory.failures.get(slot))?;
+        Some((failure.reason, failure.message.clone()))
     }
 
     fn terminated(&self, container: &Container) -> Option<ContainerState> {

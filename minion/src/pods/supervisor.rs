@@ -23,6 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    backoff::{self, RETRY_DELAY_MAX},
     execute::Shared,
     manager::Inputs,
     naming::uid_of,
@@ -55,6 +56,8 @@ pub(super) struct Supervisor<R, P> {
     entries: BTreeMap<String, Entry>,
     workers: JoinSet<Ended>,
     uids: HashMap<Id, String>,
+    /// How often in a row the workers of a pod failed.
+    failures: HashMap<String, u32>,
     /// The containers at a look that began then; taken when the workers start.
     listed: Option<(Instant, Vec<Container>)>,
     /// Pods of which a container changed before the workers started.
@@ -79,6 +82,7 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
             entries: BTreeMap::new(),
             workers: JoinSet::new(),
             uids: HashMap::new(),
+            failures: HashMap::new(),
             listed: None,
             touched: BTreeSet::new(),
             list_at: None,
@@ -257,19 +261,37 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
     }
 
     fn take_back(&mut self, uid: String, ended: Option<Ended>) {
+        if matches!(ended, Some(Ended::Deleted | Ended::Cleared)) {
+            self.failures.remove(&uid);
+        }
         let Some(entry) = self.entries.get_mut(&uid) else { return };
+        let Some(ended) = ended else { return self.rest(uid) };
         match (ended, entry.pod.take()) {
-            (None, pod) => {
-                tracing::error!(kind = "pod", uid, "the worker of a pod failed; starting it again");
-                self.work(uid, pod, None);
-            }
-            (Some(Ended::Deleted), pod @ Some(_)) => (entry.pod, entry.finished) = (pod, true),
+            (Ended::Failed, pod) => self.work(uid, pod, None),
+            (Ended::Deleted, pod @ Some(_)) => (entry.pod, entry.finished) = (pod, true),
             // The pod came (back) while the worker cleared up.
-            (Some(Ended::Cleared), pod @ Some(_)) => self.work(uid, pod, None),
-            (Some(_), None) => {
+            (Ended::Cleared, pod @ Some(_)) => self.work(uid, pod, None),
+            (Ended::Deleted | Ended::Cleared, None) => {
                 self.entries.remove(&uid);
             }
         }
+    }
+
+    /// Takes the place of a worker that failed until another may be started. Its mailbox is not read: the
+    /// next worker looks at everything anew.
+    fn rest(&mut self, uid: String) {
+        let failures = self.failures.entry(uid.clone()).or_default();
+        *failures = failures.saturating_add(1);
+        let (wait, shutdown) = (backoff::delay(*failures, RETRY_DELAY_MAX), self.shutdown.clone());
+        tracing::error!(kind = "pod", uid, seconds = wait.as_secs(), "the worker of a pod failed; starting it again");
+        let task = self.workers.spawn(async move {
+            // Cancel-safe: both only wait.
+            tokio::select! {
+                () = shutdown.cancelled() => Ended::Cleared,
+                () = tokio::time::sleep(wait) => Ended::Failed,
+            }
+        });
+        self.uids.insert(task.id(), uid);
     }
 
     fn change_pods(&mut self, change: Change<Pod>) {

@@ -581,6 +581,24 @@ async fn an_engine_that_is_away_is_asked_once_a_second_and_statuses_are_told_mea
     assert_eq!(node.digest("u1"), "Pending a:ContainerCreating");
 }
 
+/// Plans that the test below has let fail.
+static FAILED: AtomicUsize = AtomicUsize::new(0);
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_fails_is_started_again_ever_more_slowly() {
+    let mut node = Node::new();
+    node.plan = |desired, observed, memory, context| {
+        assert!(FAILED.fetch_add(1, Ordering::Relaxed) >= 4, "made to fail");
+        plan::plan_pod(desired, observed, memory, context)
+    };
+    node.start().await;
+    let begun = node.clock.now();
+    node.apply(pod("u1", serde_json::json!([server("a")]))).await;
+    node.until_status("u1", "Running a:ready").await;
+    let took = node.clock.now().duration_since(begun).as_secs();
+    assert!((7..=8).contains(&took), "0, 1, 2, 4 s apart: {took} s");
+}
+
 #[tokio::test(start_paused = true)]
 async fn healing_goes_on_without_the_master_and_is_reported_later() {
     let mut node = Node::new();

@@ -56,6 +56,8 @@ pub fn release_at(traffic: Option<Traffic>, since: Timestamp, grace: Duration) -
 /// What is known of the pods of one node.
 #[derive(Debug, Default)]
 pub struct Serving {
+    /// The endpoints are known: before that any pod may take traffic.
+    listed: bool,
     /// UIDs by service.
     services: BTreeMap<(String, String), BTreeSet<String>>,
     /// In no service any more since this change, which the proxy has not acted on.
@@ -68,7 +70,7 @@ pub struct Serving {
 impl Serving {
     /// A pod's part.
     pub fn of(&self, uid: &str) -> Option<Traffic> {
-        if self.withdrawn.contains_key(uid) || self.services.values().any(|pods| pods.contains(uid)) {
+        if !self.listed || self.withdrawn.contains_key(uid) || self.services.values().any(|pods| pods.contains(uid)) {
             return Some(Traffic::Taken);
         }
         self.ended.get(uid).copied().map(Traffic::Ended)
@@ -80,6 +82,7 @@ impl Serving {
         let key = |e: &Endpoints| {
             (e.metadata.namespace.clone().unwrap_or_default(), e.metadata.name.clone().unwrap_or_default())
         };
+        self.listed |= matches!(change, Change::Replaced(_));
         let mut services = match change {
             Change::Replaced(all) => all.iter().map(|e| (key(e), pods_of(e, node))).collect(),
             Change::Applied(endpoints) => self.with(key(&endpoints), pods_of(&endpoints, node)),
@@ -142,10 +145,11 @@ pub async fn follow(
             () = shutdown.cancelled() => return,
             change = changes.recv() => {
                 let Some(change) = change else { return };
-                // Nobody waits for a pod to take traffic.
+                // Nobody waits for a pod to take traffic, but some may for the first list.
                 serving.send_if_modified(|serving| {
+                    let listed = serving.listed;
                     serving.apply(change, &node);
-                    false
+                    serving.listed != listed
                 });
             }
             // A proxy that has ended ends the minion.
@@ -201,6 +205,30 @@ mod tests {
         serving.apply(Change::Applied(endpoints("a", &[])), "h1");
         assert!(serving.acted_on(9, at(100)));
         assert_eq!((serving.of("p"), serving.of("q")), (None, Some(Traffic::Ended(at(100)))));
+    }
+
+    #[test]
+    fn before_the_first_list_any_pod_may_take_traffic() {
+        let mut serving = Serving::default();
+        assert_eq!(serving.of("p"), Some(Traffic::Taken));
+        serving.apply(Change::Applied(endpoints("a", &[])), "h1");
+        assert_eq!(serving.of("p"), Some(Traffic::Taken));
+        serving.apply(Change::Replaced(vec![endpoints("a", &[("q", "h1")])]), "h1");
+        assert_eq!((serving.of("p"), serving.of("q")), (None, Some(Traffic::Taken)));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_the_first_list_hears_of_it() {
+        let (changes, received) = mpsc::channel(1);
+        let (_in_force, acted_on) = watch::channel(0);
+        let serving = watch::Sender::new(Serving::default());
+        let (mut seen, stop) = (serving.subscribe(), CancellationToken::new());
+        let following = tokio::spawn(follow("h1".into(), Clock::system(), received, acted_on, serving, stop.clone()));
+        changes.send(Change::Replaced(vec![])).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(5), seen.changed()).await.unwrap().unwrap();
+        assert_eq!(seen.borrow().of("p"), None);
+        stop.cancel();
+        following.await.unwrap();
     }
 
     #[test]

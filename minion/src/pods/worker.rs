@@ -96,6 +96,8 @@ pub(super) enum Ended {
     Deleted,
     /// Nothing of the pod is left here, or the minion stops.
     Cleared,
+    /// It failed, and has waited until it may be tried again.
+    Failed,
 }
 
 enum Done {
@@ -130,9 +132,16 @@ pub(super) struct Worker<R, P> {
     probes: BTreeMap<(crate::runtime::ContainerId, ProbeKind), AbortOnDropHandle<()>>,
     verdicts: (mpsc::Sender<Verdict>, mpsc::Receiver<Verdict>),
     writer: StatusWriter,
-    serving: watch::Receiver<Serving>,
+    serving: Option<watch::Receiver<Serving>>,
     /// The pod waits until nobody is sent to it.
     held: bool,
+}
+
+async fn changed(serving: Option<&mut watch::Receiver<Serving>>) -> Result<(), watch::error::RecvError> {
+    match serving {
+        Some(serving) => serving.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl<R: Runtime, P: Report> Worker<R, P> {
@@ -200,7 +209,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
                 () = self.mailbox.notify.notified() => {}
                 Some(done) = self.tasks.join_next_with_id() => self.finish(done),
                 Some(verdict) = self.verdicts.1.recv() => self.judge(&verdict),
-                Ok(()) = self.serving.changed(), if self.held => {}
+                Ok(()) = changed(self.serving.as_mut()), if self.held => {}
                 () = tokio::time::sleep(wait.min(RESYNC)) => if wait >= RESYNC { self.invalidate() },
             }
         }
@@ -275,7 +284,8 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         for name in ended {
             self.note_end(&name);
         }
-        let traffic = self.memory.deleted_since.and_then(|_| self.serving.borrow_and_update().of(&self.uid));
+        let serving = self.serving.as_mut().filter(|_| self.memory.deleted_since.is_some());
+        let traffic = serving.and_then(|serving| serving.borrow_and_update().of(&self.uid));
         let context = Context { node_ip: self.shared.config.node_ip, now, traffic };
         let plan = (self.shared.config.plan)(self.pod.as_deref(), &self.observed, &self.memory, context);
         self.held = plan.held;

@@ -1,8 +1,13 @@
 //! Which data plane serves the portals: the kernel's where it can, as it costs least.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use super::{ProxyConfig, ProxyError, nftables};
+
+/// Tries of the kernel's data plane that a failure which says nothing about it is forgiven, and the pause
+/// between them: a host that boots is short of everything.
+const TRIES: usize = 3;
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// What the operator wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,10 +60,26 @@ pub(super) struct Choice {
 /// Chooses a data plane, after a try where the operator leaves it open.
 pub(super) async fn choose(config: &ProxyConfig) -> Choice {
     let tried = match config.mode {
-        ProxyMode::Auto => Some(nftables::probe(config).await),
+        ProxyMode::Auto => Some(patiently(|| nftables::probe(config)).await),
         ProxyMode::Nftables | ProxyMode::Userspace => None,
     };
+    if let Some(Err(error)) = &tried {
+        tracing::warn!(%error, "nftables can't be used: in userspace, services do not see their clients' addresses");
+    }
     decide(config.mode, tried)
+}
+
+async fn patiently<F: Future<Output = Result<(), ProxyError>>>(mut probe: impl FnMut() -> F) -> Result<(), ProxyError> {
+    for _ in 1..TRIES {
+        match probe().await {
+            Err(error @ (ProxyError::Timeout { .. } | ProxyError::Run(_))) => {
+                tracing::warn!(%error, "nftables could not be tried; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+            told => return told,
+        }
+    }
+    probe().await
 }
 
 fn decide(mode: ProxyMode, tried: Option<Result<(), ProxyError>>) -> Choice {
@@ -86,6 +107,21 @@ mod tests {
         check(ProxyMode::Auto, Some(Err(ProxyError::Missing)), Plane::Userspace, "nftables can't be used: nft was not");
         check(ProxyMode::Nftables, None, Plane::Nftables, "as configured");
         check(ProxyMode::Userspace, None, Plane::Userspace, "as configured");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_try_that_says_nothing_of_the_kernel_is_repeated_and_a_refusal_is_not() {
+        let late = || Err(ProxyError::Timeout { what: "a probe table", seconds: 30 });
+        let refused = || Err(ProxyError::Refused { what: "a probe table", output: "no".into() });
+        for (mut answers, good, left) in [
+            (vec![Ok(()), late(), late()], true, 0),
+            (vec![Ok(()), late(), late(), late()], false, 1),
+            (vec![Ok(()), refused()], false, 1),
+            (vec![Ok(()), Ok(())], true, 1),
+        ] {
+            let told = patiently(|| std::future::ready(answers.pop().unwrap())).await;
+            assert_eq!((told.is_ok(), answers.len()), (good, left), "{told:?}");
+        }
     }
 
     #[test]

@@ -76,6 +76,15 @@ pub struct Container {
     pub ip: Option<IpAddr>,
 }
 
+/// An image on the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Engine id.
+    pub id: String,
+    /// `user[:group]`, names or numbers, that its containers run as; empty for root.
+    pub user: String,
+}
+
 /// What a container does now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
@@ -291,8 +300,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// is dropped, reconnects by itself and never loses an event without a `Gap`.
     fn events(&self) -> mpsc::Receiver<RuntimeEvent>;
 
-    /// Whether the image is here; its engine id if it is.
-    fn image(&self, image: &str) -> impl Future<Output = Result<Option<String>, RuntimeError>> + Send;
+    /// The image, if it is here.
+    fn image(&self, image: &str) -> impl Future<Output = Result<Option<Image>, RuntimeError>> + Send;
 
     /// Pulls the image. Progress lines such as `downloading 12/40 MB` go to `progress` as far as
     /// it has room.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_minion::runtime::{
-    Container, ContainerId, ContainerSpec, ExecOutcome, ExecQuery, ExecSession, InfraSpec, LogQuery, Runtime,
+    Container, ContainerId, ContainerSpec, ExecOutcome, ExecQuery, ExecSession, Image, InfraSpec, LogQuery, Runtime,
     RuntimeError, RuntimeEvent, hollow::Hollow,
 };
 use tokio::sync::mpsc;
@@ -40,7 +40,7 @@ impl Runtime for Engine {
         self.hollow.events()
     }
 
-    async fn image(&self, image: &str) -> Result<Option<String>, RuntimeError> {
+    async fn image(&self, image: &str) -> Result<Option<Image>, RuntimeError> {
         self.pass(self.hollow.image(image)).await
     }
 

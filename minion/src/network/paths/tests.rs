@@ -124,7 +124,9 @@ fn in_namespace<F: Future<Output = ()>>(body: impl FnOnce() -> F + Send + 'stati
             let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
         }
     }
-    let namespace = Namespace(format!("coracle-paths-{}", std::process::id()));
+    // Tests run side by side, each in a thread of its own.
+    let thread = format!("{:?}", std::thread::current().id()).replace(['(', ')'], "");
+    let namespace = Namespace(format!("coracle-paths-{}-{thread}", std::process::id()));
     let run = |line: &str| {
         let status = Command::new("ip").args(line.split(' ')).status().unwrap();
         assert!(status.success(), "ip {line}");
@@ -182,6 +184,35 @@ fn the_kernel_takes_every_step_and_shows_what_was_done() {
         }
         let used: Vec<_> = links.cidrs().await.unwrap().into_iter().map(|(_, cidr)| cidr).collect();
         assert!(!used.contains(&net("10.244.0.0/16")), "paths are in nobody's way: {used:?}");
+    });
+}
+
+#[test]
+fn a_tunnel_that_can_not_be_had_and_an_interface_that_is_down_keep_no_other_path_from_being_made() {
+    in_namespace(async || {
+        // The tunnel's port is someone else's.
+        for line in [
+            "link add vxe type vxlan external dstport 4789",
+            "link set vxe up",
+            "link add down0 type bridge",
+            "addr add 203.0.113.1/24 dev down0",
+            "link set lo up",
+        ] {
+            let status = std::process::Command::new("ip").args(line.split(' ')).status().unwrap();
+            assert!(status.success(), "ip {line}");
+        }
+        let links = Links::open().unwrap();
+        let (near, far) = (peer("192.0.2.12", "10.244.2.0/24"), peer("192.0.2.201", "10.244.3.0/24"));
+        let place = place(PodRoutes::Auto);
+        let (observed, segments) = links.observe_paths(&place).await.unwrap();
+        let all: Vec<_> = segments.iter().map(|(_, net)| *net).collect();
+        assert_eq!(all, [net("192.0.2.11/25")], "neither loopback nor what is down");
+        let wanted = desired(&place, &segments, &[near, far]);
+        let refused = links.apply_paths(&place, &plan(&wanted, &observed)).await;
+        assert!(refused.is_err(), "{refused:?}");
+        let (now, _) = links.observe_paths(&place).await.unwrap();
+        assert_eq!(now.routes.get(&near.pod_cidr), wanted.routes.get(&near.pod_cidr));
+        assert!(!now.routes.contains_key(&far.pod_cidr));
     });
 }
 

@@ -609,3 +609,32 @@ fn a_startup_probe_that_failed_gives_its_own_grace() {
         world.settle();
     }
 }
+
+#[test]
+fn an_image_that_is_lost_again_and_again_is_not_fetched_without_a_pause() {
+    let mut world = World::new(pod("Always", &[], &["a"]));
+    let lose = |world: &mut World| {
+        let mut lost = 0;
+        for _ in 0..30 {
+            world.plan();
+            for action in world.under_way.clone() {
+                if !matches!(action, Action::Start { .. }) {
+                    world.carry_out(&action, true, true);
+                    continue;
+                }
+                lost += 1;
+                world.under_way.retain(|a| *a != action);
+                let image = "image-a".to_owned();
+                world.memory.finish(&action.slot().unwrap(), Outcome::ImageLost { image }, world.now);
+            }
+        }
+        lost
+    };
+    assert_eq!(lose(&mut world), 2, "only the first time is free");
+    assert_eq!(world.plan().recheck_at, Some(backoff::after(world.now, Duration::from_secs(1))));
+    world.advance(Duration::from_secs(1));
+    assert_eq!(lose(&mut world), 1);
+    world.advance(Duration::from_secs(2));
+    world.settle();
+    assert_eq!(world.running(), ["a"]);
+}

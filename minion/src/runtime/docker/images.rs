@@ -7,17 +7,20 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
 use super::{Engine, errors};
-use crate::runtime::{RuntimeError, infra};
+use crate::runtime::{Image, RuntimeError, infra};
 
 /// A pull that reports nothing for so long is stuck.
 const PULL_SILENCE: Duration = Duration::from_secs(120);
 /// No pull takes longer than this, whatever it reports.
 const PULL_LIMIT: Duration = Duration::from_secs(3600);
 
-/// The engine id of an image, if it is here.
-pub(super) async fn present(engine: &Engine, image: &str) -> Result<Option<String>, RuntimeError> {
+/// An image, if it is here.
+pub(super) async fn present(engine: &Engine, image: &str) -> Result<Option<Image>, RuntimeError> {
     match engine.read("inspecting image", image, engine.docker().inspect_image(image)).await {
-        Ok(found) => Ok(found.id),
+        Ok(found) => {
+            let user = found.config.and_then(|config| config.user).unwrap_or_default();
+            Ok(found.id.map(|id| Image { id, user }))
+        }
         Err(e) if errors::is_absent(&e) => Ok(None),
         Err(e) => Err(e),
     }

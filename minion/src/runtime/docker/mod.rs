@@ -24,7 +24,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{
-    Container, ContainerId, ContainerSpec, ExecOutcome, ExecQuery, ExecSession, InfraSpec, LogQuery, Runtime,
+    Container, ContainerId, ContainerSpec, ExecOutcome, ExecQuery, ExecSession, Image, InfraSpec, LogQuery, Runtime,
     RuntimeError, RuntimeEvent, labels,
 };
 use crate::network::neighbours;
@@ -85,7 +85,7 @@ impl Runtime for DockerRuntime {
         events::spawn(self.engine.clone(), self.filters(&[]))
     }
 
-    async fn image(&self, image: &str) -> Result<Option<String>, RuntimeError> {
+    async fn image(&self, image: &str) -> Result<Option<Image>, RuntimeError> {
         images::present(&self.engine, image).await
     }
 

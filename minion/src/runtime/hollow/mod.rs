@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use self::{script::Script, world::World};
 use super::{
-    Container, ContainerId, ContainerSpec, ExecOutcome, ExecOutput, ExecQuery, ExecSession, InfraSpec, LogQuery,
+    Container, ContainerId, ContainerSpec, ExecOutcome, ExecOutput, ExecQuery, ExecSession, Image, InfraSpec, LogQuery,
     Runtime, RuntimeError, RuntimeEvent,
 };
 use crate::pods::Clock;
@@ -236,10 +236,10 @@ impl Runtime for Hollow {
         receiver
     }
 
-    async fn image(&self, image: &str) -> Result<Option<String>, RuntimeError> {
+    async fn image(&self, image: &str) -> Result<Option<Image>, RuntimeError> {
         self.enter(Call::Image, self.delays.look).await?;
         let here = !self.world().missing.contains_key(image);
-        Ok(here.then(|| format!("sha256:{image}")))
+        Ok(here.then(|| Image { id: format!("sha256:{image}"), user: String::new() }))
     }
 
     async fn pull(&self, image: &str, progress: mpsc::Sender<String>) -> Result<(), RuntimeError> {
