@@ -10,8 +10,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::oneshot;
 
 const SETTINGS: &str = "/proc/sys/net/ipv4/neigh";
-/// Twice, 50 ms apart.
-const PATIENCE: [(&str, &str); 2] = [("mcast_solicit", "2"), ("retrans_time_ms", "50")];
+/// Three times, 80 ms apart: on a busy host 0.1 s is too short for a pod that is there.
+const PATIENCE: [(&str, &str); 2] = [("mcast_solicit", "3"), ("retrans_time_ms", "80")];
 
 /// Whether the interface asks no longer than we want.
 pub(super) fn gives_up_early(interface: &str) -> bool {
