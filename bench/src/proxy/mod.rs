@@ -145,7 +145,7 @@ fn paths(range: &Range, services: &Services, seconds: Duration, turns: usize) ->
     for _ in 0..turns {
         for (path, taken) in &mut all {
             let _plane = path.plane().map(|mode| Plane::start(range, services, mode)).transpose()?;
-            if *path == Path::Bare {
+            if path.plane() != Some(Mode::Nftables) {
                 range.forget_rules()?;
             }
             let http = path.http();
