@@ -40,6 +40,12 @@ pub(super) fn take_foreign(own: &mut PodStatus, stored: &PodStatus) {
     conditions.extend(theirs);
 }
 
+/// Since when the pod has been ready, if it is.
+pub(super) fn ready_since(status: &PodStatus) -> Option<Timestamp> {
+    let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready" && c.status == "True")?;
+    ready.last_transition_time.as_ref().map(|time| time.0)
+}
+
 /// The conditions that are the minion's to tell, then those of others as they were.
 pub(super) fn plan_conditions(facts: &Facts<'_>, before: &[PodCondition], now: Timestamp) -> Vec<PodCondition> {
     let containers = containers_ready(facts);

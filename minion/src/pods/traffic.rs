@@ -53,6 +53,13 @@ pub fn release_at(traffic: Option<Traffic>, since: Timestamp, grace: Duration) -
     }
 }
 
+/// The part of a pod that no endpoints name. One that got ready a moment ago may be on its way into some:
+/// who computes them saw it ready before it saw that it is deleted.
+pub fn unnamed(ready_since: Option<Timestamp>, now: Timestamp) -> Option<Traffic> {
+    let heard = after(ready_since?, PROPAGATION);
+    (now < after(heard, PROPAGATION)).then_some(Traffic::Ended(heard))
+}
+
 /// What is known of the pods of one node.
 #[derive(Debug, Default)]
 pub struct Serving {
@@ -229,6 +236,19 @@ mod tests {
         assert_eq!(seen.borrow().of("p"), None);
         stop.cancel();
         following.await.unwrap();
+    }
+
+    #[test]
+    fn a_pod_that_got_ready_a_moment_ago_may_be_about_to_take_traffic() {
+        let release = |ready_ms: i64, deleted_ms: i64| {
+            let at = |ms| Timestamp::from_millisecond(ms).unwrap();
+            let traffic = unnamed(Some(at(ready_ms)), at(deleted_ms));
+            release_at(traffic, at(deleted_ms), Duration::from_secs(30)).as_millisecond()
+        };
+        assert_eq!(release(1_000, 1_100), 3_000);
+        assert_eq!(release(1_000, 2_900), 3_000);
+        assert_eq!(release(1_000, 3_000), 3_000, "no service wants it");
+        assert_eq!(unnamed(None, Timestamp::UNIX_EPOCH), None);
     }
 
     #[test]

@@ -32,7 +32,7 @@ use super::{
     report::{PodEvent, Report, ReportError},
     restart,
     status_writer::StatusWriter,
-    traffic::Serving,
+    traffic::{self, Serving},
 };
 use crate::{
     probes::{self, ProbeKind, Subject, Verdict},
@@ -135,6 +135,8 @@ pub(super) struct Worker<R, P> {
     serving: Option<watch::Receiver<Serving>>,
     /// The pod waits until nobody is sent to it.
     held: bool,
+    /// When it last got ready.
+    ready_since: Option<Timestamp>,
 }
 
 async fn changed(serving: Option<&mut watch::Receiver<Serving>>) -> Result<(), watch::error::RecvError> {
@@ -155,6 +157,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         Self {
             serving: shared.config.serving.clone(),
             held: false,
+            ready_since: None,
             shared,
             uid,
             mailbox,
@@ -285,7 +288,9 @@ impl<R: Runtime, P: Report> Worker<R, P> {
             self.note_end(&name);
         }
         let serving = self.serving.as_mut().filter(|_| self.memory.deleted_since.is_some());
-        let traffic = serving.and_then(|serving| serving.borrow_and_update().of(&self.uid));
+        self.ready_since = self.memory.status.as_ref().and_then(conditions::ready_since).or(self.ready_since);
+        let named = serving.map(|serving| serving.borrow_and_update().of(&self.uid));
+        let traffic = named.and_then(|named| named.or_else(|| traffic::unnamed(self.ready_since, now)));
         let context = Context { node_ip: self.shared.config.node_ip, now, traffic };
         let plan = (self.shared.config.plan)(self.pod.as_deref(), &self.observed, &self.memory, context);
         self.held = plan.held;
