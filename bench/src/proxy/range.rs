@@ -202,7 +202,8 @@ impl Drop for Range {
             drop(Command::new("kill").args(["-TERM", &process.id().to_string()]).status());
             drop(process.wait());
         }
-        for namespace in &self.namespaces {
+        // The last is the userspace plane's own, which stays when the plane ends.
+        for namespace in self.namespaces.iter().cloned().chain([format!("coracle-{CLUSTER}")]) {
             drop(ip(&format!("netns del {namespace}")));
         }
     }
