@@ -13,7 +13,6 @@ use hyper_util::{
     client::legacy::Client as HyperClient,
     rt::{TokioExecutor, TokioTimer},
 };
-
 use tokio::sync::Semaphore;
 
 use super::{ClientError, dial::Dialer};
@@ -95,8 +94,8 @@ impl Link {
             request = request.header("content-type", "application/json");
         }
         let request = request.body(Full::new(body.unwrap_or_default())).map_err(not_sent)?;
-        // Every holder of a place waits for `limit` at most.
-        let _place = self.places.acquire().await;
+        let place = tokio::time::timeout(limit, self.places.acquire()).await;
+        let _place = place.map_err(|_| Failure::NotSent("too many requests are under way".to_owned()))?;
         match tokio::time::timeout(limit, self.http.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(e)) if e.is_connect() => Err(Failure::NotSent(innermost(&e))),

@@ -16,7 +16,8 @@ use crate::api::{connection::Connection, histogram::Histogram, wire};
 
 /// Between two requests.
 const PAUSE: Duration = Duration::from_millis(10);
-const EVENTS: &str = "/api/v1/namespaces/default/events";
+const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints";
+const NAME: &str = "probe";
 
 /// A prober under way, on a thread of its own.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub(super) struct Prober {
 }
 
 impl Prober {
-    /// Begins: reads the node and writes an event by turns.
+    /// Begins: reads the node and writes endpoints of no service by turns.
     pub(super) fn start(master: SocketAddr, node: String) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
@@ -57,18 +58,23 @@ async fn probe(master: SocketAddr, node: &str, stop: &AtomicBool) -> Result<[His
         tokio::time::sleep(PAUSE).await;
 
         number += 1;
-        let mut write = Vec::new();
-        let body = format!(
-            r#"{{"metadata":{{"name":"probe-{number}","namespace":"default"}},"involvedObject":{{"kind":"Node","name":"{node}"}},
-            "reason":"Probe","message":"a write","type":"Normal"}}"#
-        );
-        wire::request_with(&mut write, "POST", EVENTS, &host, "application/json", body.as_bytes());
         let begun = Instant::now();
-        let answer = connection.exchange(&write).await?;
-        let text = String::from_utf8_lossy(connection.start_of_body()).into_owned();
-        ensure!(answer.status == 201, "writing: {} {text}", answer.status);
+        let status = write(&mut connection, &host, number).await?;
+        ensure!(matches!(status, 200 | 201), "writing: {status}");
         times[1].record(begun.elapsed());
         tokio::time::sleep(PAUSE).await;
     }
     Ok(times)
+}
+
+/// Writes an object of its own, which nobody else looks at: creates it the first time, then changes it.
+async fn write(connection: &mut Connection, host: &str, number: u64) -> Result<u16> {
+    let body = format!(r#"{{"metadata":{{"name":"{NAME}","annotations":{{"number":"{number}"}}}},"subsets":[]}}"#);
+    let (method, path) = match number {
+        1 => ("POST", ENDPOINTS.to_owned()),
+        _ => ("PUT", format!("{ENDPOINTS}/{NAME}")),
+    };
+    let mut request = Vec::new();
+    wire::request_with(&mut request, method, &path, host, "application/json", body.as_bytes());
+    Ok(connection.exchange(&request).await?.status)
 }

@@ -1,6 +1,6 @@
 //! What writes to the cluster need besides the object itself: a namespace to be in, an address to
-//! give out, a pod to bind, an orderly end, and that there are not too many. One hook a file; the table here says which kind has
-//! which, so that the server names none.
+//! give out, a pod to bind, an orderly end, and that there are not too many. One hook a file; the
+//! table here says which kind has which, so that the server names none.
 //!
 //! Hooks decide from a registry snapshot. What two concurrent writes could both take is claimed by
 //! the object ([`coracle_api::TypedObject::claims`]), and the store lets one of them have it.

@@ -71,7 +71,8 @@ pub(crate) struct Health {
 
 /// Judges a minion by its last beat here and by what other masters hear of it. `since` is when it
 /// was last known to be heard by anyone, or when this master began to lead: a minion gets its grace
-/// from then, to find another master, and after a beat that of the interval it was told. `None` while the grace runs: what is stored stands.
+/// from then, to find another master, and after a beat that of the interval it was told. `None` while
+/// the grace runs: what is stored stands.
 pub(crate) fn judge(
     beat: Option<&Beat>,
     elsewhere: Option<&Heard>,

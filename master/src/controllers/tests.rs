@@ -8,6 +8,7 @@ use coracle_api::{
     objects::replacement::REPLACE,
 };
 use serde_json::{Value, json};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::*;
 use crate::{
@@ -689,6 +690,62 @@ async fn a_loop_that_fell_behind_is_told_to_start_anew() {
     }
     assert!(nodes.next().await.unwrap().anew);
     assert_eq!(nodes.next().await.unwrap().items.len(), 1);
+}
+
+/// Says what it is asked to reconcile, and waits at a gate. Pods wake nobody.
+struct Gated {
+    asked: mpsc::Sender<Key>,
+    gate: Arc<Semaphore>,
+}
+
+impl Controller for Gated {
+    fn watches(&self) -> &'static [&'static Kind] {
+        static KINDS: [&Kind; 2] =
+            [&coracle_api::objects::replication_controller::KIND, &coracle_api::objects::pod::KIND];
+        &KINDS
+    }
+
+    fn wakes(&self, item: &WatchItem) -> Vec<Key> {
+        let ours = item.entry.kind == ReplicationController::row();
+        ours.then(|| item.entry.key.clone()).into_iter().collect()
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ApiError> {
+        self.asked.send(key.clone()).await.unwrap();
+        self.gate.acquire().await.unwrap().forget();
+        Ok(None)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_loop_missed_while_its_watch_was_cut_off_is_looked_at() {
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let store = Arc::new(MemoryStore::default());
+    let (loaded, updates) = store.load().await.unwrap();
+    let limits = LogLimits { events_max: 100, ..Default::default() };
+    let registry = Registry::start_with(store, loaded, updates, limits, &tasks, stop.clone()).unwrap();
+    let (asked, mut heard) = mpsc::channel(64);
+    let gate = Arc::new(Semaphore::new(0));
+    tasks.spawn(drive(Gated { asked, gate: gate.clone() }, registry.clone(), stop.clone()));
+    registry.create(Box::new(ReplicationController::default())).await.unwrap();
+    let mut next = async || tokio::time::timeout(Duration::from_secs(1), heard.recv()).await.is_ok();
+    assert!(next().await, "the new one");
+    gate.add_permits(8);
+    while next().await {}
+    gate.forget_permits(8);
+    let mut changed = ReplicationController::default();
+    changed.metadata.generation = Some(1);
+    registry.update(Box::new(changed), Expected::Any).await.unwrap();
+    assert!(next().await, "the changed one, during which nobody looks");
+    registry.create(Box::new(Pod::default())).await.unwrap();
+    for i in 0..101 {
+        let mut pod = Pod::default();
+        pod.metadata.generation = Some(i);
+        registry.update(Box::new(pod), Expected::Any).await.unwrap();
+    }
+    gate.add_permits(1);
+    assert!(next().await, "pods may have gone");
+    stop.cancel();
 }
 
 impl World {
