@@ -5,7 +5,7 @@
 //! cut beside the runs: with hundreds of thousands of connections on the host, the kernel takes its
 //! time to find them.
 
-use std::{collections::BTreeSet, future::Future, net::SocketAddrV4, pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::future::{Fuse, FusedFuture, FutureExt};
 use tokio::{sync::watch, time::Instant};
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Feeds, ProxyError,
     inputs::{Inputs, Site},
-    table::{Delta, Portal, Table, diff},
+    table::{Delta, Stale, Table, diff},
 };
 use crate::feed;
 
@@ -37,9 +37,9 @@ pub(super) trait DataPlane: Send {
     /// Carries the loaded table over into the next.
     fn update(&mut self, delta: &Delta) -> impl Future<Output = Result<(), ProxyError>> + Send;
 
-    /// Ends the flows of a protocol without connections to backends that are gone. Best effort; the
+    /// Ends flows, so that what their clients send next goes where the table says. Best effort; the
     /// plane may be changed meanwhile.
-    fn cut(&self, flows: Vec<(Portal, SocketAddrV4)>) -> impl Future<Output = ()> + Send + 'static;
+    fn cut(&self, flows: Vec<Stale>) -> impl Future<Output = ()> + Send + 'static;
 
     /// Returns, with the reason, when a full load is needed because of something outside. Must be
     /// cancel-safe.
@@ -62,11 +62,11 @@ pub(super) async fn run<P: DataPlane>(
     let mut next = Instant::now();
     let mut repair_from = next;
     let mut retry = RETRY_MIN;
-    let mut lost: BTreeSet<(Portal, SocketAddrV4)> = BTreeSet::new();
+    let mut stale: BTreeSet<Stale> = BTreeSet::new();
     let mut cutting = pin!(Fuse::terminated());
     loop {
-        if cutting.is_terminated() && !lost.is_empty() {
-            cutting.set(plane.cut(std::mem::take(&mut lost).into_iter().collect()).fuse());
+        if cutting.is_terminated() && !stale.is_empty() {
+            cutting.set(plane.cut(std::mem::take(&mut stale).into_iter().collect()).fuse());
         }
         // Cancel-safe: receiving takes a message or nothing, `cutting` is kept, the others only wait.
         tokio::select! {
@@ -133,11 +133,11 @@ pub(super) async fn run<P: DataPlane>(
                     repair_from = Instant::now() + REPAIR_INTERVAL;
                 }
                 retry = RETRY_MIN;
-                lost.extend(match (&delta, &applied) {
+                match (&delta, &applied) {
                     // The same two tables.
-                    (Some(delta), Some(applied)) if Arc::ptr_eq(applied, &last) => delta.lost_udp(),
-                    _ => diff(&last, &table).lost_udp(),
-                });
+                    (Some(delta), Some(applied)) if Arc::ptr_eq(applied, &last) => stale.extend(delta.stale()),
+                    _ => stale.extend(diff(&last, &table).stale().chain(table.early())),
+                }
                 last = Arc::clone(&table);
                 applied = Some(table);
                 feeds.in_force.send_replace(changes);

@@ -8,7 +8,7 @@ use super::{
     ProxyConfig, ProxyError, conntrack,
     driver::DataPlane,
     nft::{self, Frame, Masquerade, Refusal, Ruleset},
-    table::{Backends, Delta, Forward, Frontend, Portal, Protocol, Table},
+    table::{Backends, Delta, Forward, Frontend, Portal, Protocol, Stale, Table},
 };
 use crate::{
     network,
@@ -111,8 +111,8 @@ impl DataPlane for Nftables {
         Ok(())
     }
 
-    fn cut(&self, flows: Vec<(Portal, SocketAddrV4)>) -> impl Future<Output = ()> + Send + 'static {
-        conntrack::cut(flows)
+    fn cut(&self, flows: Vec<Stale>) -> impl Future<Output = ()> + Send + 'static {
+        conntrack::cut(flows, self.ruleset.frame.service_cidr)
     }
 
     async fn disturbed(&mut self) -> &'static str {

@@ -164,6 +164,14 @@ impl From<BTreeMap<Portal, Forward>> for Table {
     }
 }
 
+impl Table {
+    /// The flows that may have begun when nothing of the table was in force.
+    pub fn early(&self) -> impl Iterator<Item = Stale> {
+        let unserved: Vec<_> = diff(&Table::default(), self).stale().collect();
+        unserved.into_iter().chain([Stale::Unruled])
+    }
+}
+
 /// A portal's effect before and after. [`Some`] with no backends only at external addresses.
 pub type Change = (Option<Forward>, Option<Forward>);
 
@@ -180,17 +188,33 @@ impl Delta {
         self.portals.is_empty()
     }
 
-    /// UDP portals and the backends that they lose. UDP has no end of a connection, so the flows
-    /// there must be cut.
-    pub fn lost_udp(&self) -> Vec<(Portal, SocketAddrV4)> {
-        let udp = self.portals.iter().filter(|(portal, _)| portal.protocol == Protocol::Udp);
-        udp.flat_map(|(portal, (old, new))| {
+    /// The flows that would go on as before.
+    pub fn stale(&self) -> impl Iterator<Item = Stale> {
+        self.portals.iter().flat_map(|(portal, (old, new))| {
             let (old, new) = (backends(old), backends(new));
-            let lost = old.iter().filter(|b| new.binary_search(b).is_err());
-            lost.map(|backend| (*portal, *backend))
+            let is_udp = portal.protocol == Protocol::Udp;
+            let lost = old.iter().filter(move |b| is_udp && new.binary_search(b).is_err());
+            let unrefused = match portal.at {
+                Frontend::Service(_) => false,
+                Frontend::External(_) => true,
+                Frontend::Node => is_udp,
+            };
+            let begins = unrefused && old.is_empty() && !new.is_empty();
+            lost.map(|backend| Stale::Lost(*portal, *backend)).chain(begins.then_some(Stale::Unserved(*portal)))
         })
-        .collect()
     }
+}
+
+/// Flows that go on otherwise than the table says: where they go is settled with their first packet, and
+/// they last as long as their client goes on asking, or asks again from the same port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stale {
+    /// From a portal to a backend that it lost. Of UDP only, which has no end of a connection.
+    Lost(Portal, SocketAddrV4),
+    /// To a portal that nobody served, nor refused, when they began.
+    Unserved(Portal),
+    /// To any address of the service range while there were no rules.
+    Unruled,
 }
 
 /// The backends of one side of a [`Change`].
@@ -272,6 +296,32 @@ mod tests {
     }
 
     #[test]
+    fn flows_to_what_nobody_refuses_are_stale_once_it_is_served() {
+        let portal = |at, protocol| Portal { at, protocol, port: 53 };
+        let (service, external) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(203, 0, 113, 1));
+        let frontends = [Frontend::Service(service), Frontend::External(external), Frontend::Node];
+        let all = frontends.iter().flat_map(|at| [Protocol::Tcp, Protocol::Udp].map(|p| portal(*at, p)));
+        let table = |hosts: &[u8]| {
+            let backends = hosts.iter().map(|h| SocketAddrV4::new(Ipv4Addr::new(10, 244, 0, *h), 53)).collect();
+            let forward = Forward::to(backends);
+            Table::from(all.clone().map(|portal| (portal, forward.clone())).collect::<BTreeMap<_, _>>())
+        };
+        let unserved = [
+            portal(Frontend::External(external), Protocol::Tcp),
+            portal(Frontend::External(external), Protocol::Udp),
+            portal(Frontend::Node, Protocol::Udp),
+        ]
+        .map(Stale::Unserved);
+        let stale = |from: &Table, to: &Table| diff(from, to).stale().collect::<Vec<_>>();
+        assert_eq!(stale(&Table::default(), &table(&[1])), unserved);
+        assert_eq!(stale(&table(&[]), &table(&[1])), unserved);
+        assert_eq!(stale(&table(&[1]), &table(&[1, 2])), []);
+        assert_eq!(stale(&Table::default(), &table(&[])), []);
+        let early: Vec<_> = table(&[1]).early().collect();
+        assert_eq!((&early[..3], &early[3..]), (&unserved[..], &[Stale::Unruled][..]));
+    }
+
+    #[test]
     fn only_lost_udp_backends_are_cut() {
         let portal = |protocol| Portal::of_service(Ipv4Addr::new(10, 0, 0, 1), protocol, 53);
         let backend = |h| SocketAddrV4::new(Ipv4Addr::new(10, 244, 0, h), 53);
@@ -280,9 +330,11 @@ mod tests {
             let both = [Protocol::Udp, Protocol::Tcp].map(|p| (portal(p), forward.clone()));
             Table::from(BTreeMap::from(both))
         };
-        assert_eq!(diff(&table(&[1, 2]), &table(&[2, 3])).lost_udp(), [(portal(Protocol::Udp), backend(1))]);
-        assert_eq!(diff(&table(&[]), &table(&[1])).lost_udp(), []);
-        assert_eq!(diff(&table(&[1]), &Table::default()).lost_udp(), [(portal(Protocol::Udp), backend(1))]);
+        let stale = |from: &Table, to: &Table| diff(from, to).stale().collect::<Vec<_>>();
+        let lost = [Stale::Lost(portal(Protocol::Udp), backend(1))];
+        assert_eq!(stale(&table(&[1, 2]), &table(&[2, 3])), lost);
+        assert_eq!(stale(&table(&[]), &table(&[1])), []);
+        assert_eq!(stale(&table(&[1]), &Table::default()), lost);
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! What others take away is restored; what the proxy set is removed.
 
-use std::{net::TcpStream, sync::Arc, time::Duration};
+use std::{
+    net::{TcpStream, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
 use coracle_minion::{
     network::bridge_name,
@@ -9,15 +13,20 @@ use coracle_minion::{
 use serde_json::json;
 
 use super::site::{
-    BridgeNetfilter::On, EXTERNAL, P1, SERVICE_CIDR, Site, WEB, backend_ports, blocking, cluster, eventually,
-    master_with, on_site, portal_ports, sh, start_proxy,
+    BridgeNetfilter::On, DNS, EXTERNAL, NODE_ADDRESS, P1, SERVICE_CIDR, Site, WEB, ask_over, backend_ports, blocking,
+    cluster, connect_from, eventually, master_with, on_site, portal_ports, sh, start_proxy, udp_socket,
 };
 
-in_both_modes!(what_others_flush_is_repaired, removal_leaves_nothing, the_other_mode_takes_over_and_cleans_up);
+in_both_modes!(
+    what_others_flush_is_repaired,
+    who_asked_before_there_were_rules_is_answered,
+    removal_leaves_nothing,
+    the_other_mode_takes_over_and_cleans_up,
+);
 
 async fn repaired(harm: &str) {
     let took = eventually("the portal answers again", async || {
-        // Short, since an attempt that came too early is never answered.
+        // Short: an attempt that came too early tries again after a second only.
         let knock = |limit| TcpStream::connect_timeout(&WEB.parse().unwrap(), limit);
         blocking(move || knock(Duration::from_millis(50)).is_ok()).await
     })
@@ -63,6 +72,49 @@ fn what_others_flush_is_repaired(mode: ProxyMode) {
             }
         }
         proxy.shutdown().await;
+    });
+}
+
+/// The kernel records a flow as untranslated when its first packet meets no rules, and asks no more.
+fn who_asked_before_there_were_rules_is_answered(mode: ProxyMode) {
+    on_site(On, async move |site| {
+        let master = master_with(&[P1]).await;
+        let ports = json!([{"name": "web", "port": 80, "nodePort": 30080},
+                           {"name": "dns", "port": 53, "nodePort": 30053, "protocol": "UDP"}]);
+        let spec = json!({"clusterIP": "10.78.0.6", "type": "NodePort", "ports": ports, "externalIPs": [EXTERNAL]});
+        let outside = [("up", format!("{NODE_ADDRESS}:30053")), ("h", format!("{EXTERNAL}:53"))];
+        let inside = ["h", "p1", "p2"].map(|part| (part, DNS.to_owned()));
+        let client = |(part, to): (&'static str, String)| {
+            let address = to.parse().unwrap();
+            let socket = site.within(part, move || udp_socket(address));
+            socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            (format!("{part} to {to}"), Arc::new(socket))
+        };
+        // A flow stays on record as long as its client goes on asking.
+        let ask = async |clients: &[(String, Arc<UdpSocket>)]| {
+            let clients = clients.to_vec();
+            blocking(move || {
+                let unanswered = clients.iter().filter(|(_, s)| !ask_over(s).is_ok_and(|a| a.starts_with(P1)));
+                unanswered.map(|(client, _)| client.clone()).collect::<Vec<_>>()
+            })
+            .await
+        };
+        let from_port = |from: u16| blocking(move || connect_from(from, WEB.parse().unwrap()));
+        for (port, round) in [(3001, "before there are rules"), (3002, "while there are none")] {
+            let clients: Vec<_> = inside.clone().into_iter().chain(outside.clone()).map(client).collect();
+            assert_eq!(ask(&clients).await.len(), clients.len(), "{round}");
+            assert!(from_port(port).await.is_err(), "{round}");
+            let proxy = start_proxy(master.address, mode).await;
+            if round.starts_with("before") {
+                // One that comes later, too.
+                master.service_of("b", spec.clone());
+                master.endpoints("b", &[P1], backend_ports());
+            }
+            eventually("all clients are answered", async || ask(&clients).await.is_empty()).await;
+            eventually("a connection from the same port", async || from_port(port).await.is_ok()).await;
+            proxy.shutdown().await;
+            proxy::remove(&cluster()).await.unwrap();
+        }
     });
 }
 

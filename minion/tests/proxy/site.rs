@@ -20,7 +20,7 @@ use coracle_minion::{
     network::bridge_name,
     proxy::{Proxy, ProxyConfig, ProxyMode},
 };
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::{AddressFamily, SocketType, sockopt};
 use serde_json::{Value, json};
 
 pub(crate) use super::namespaces::{blocking, eventually, sh};
@@ -304,6 +304,16 @@ impl Connection {
 /// Connects from where the thread is.
 pub(crate) fn connect(to: SocketAddr) -> std::io::Result<Connection> {
     Connection::over(TcpStream::connect_timeout(&to, CONNECT_LIMIT)?)
+}
+
+/// [`connect`] from a port that the caller chose.
+pub(crate) fn connect_from(port: u16, to: SocketAddrV4) -> std::io::Result<Connection> {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(CONNECT_LIMIT))?;
+    rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))?;
+    rustix::net::connect(&socket, &to)?;
+    Connection::over(socket.into())
 }
 
 /// A socket that hears of refusals.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddrV4,
     sync::{Arc, Mutex},
 };
 
@@ -12,7 +13,7 @@ use coracle_api::{
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
-use super::*;
+use super::{super::table::Portal, *};
 
 /// What a data plane was told, and what it does about it.
 #[derive(Default)]
@@ -69,7 +70,7 @@ impl DataPlane for FakePlane {
         Ok(())
     }
 
-    fn cut(&self, flows: Vec<(Portal, SocketAddrV4)>) -> impl Future<Output = ()> + Send + 'static {
+    fn cut(&self, flows: Vec<Stale>) -> impl Future<Output = ()> + Send + 'static {
         let gate = {
             let mut world = self.world.lock().unwrap();
             world.calls.push(format!("cut {}", flows.len()));
@@ -169,7 +170,7 @@ async fn nothing_is_loaded_before_both_kinds_are_listed() {
     assert!(!*bench.synced.borrow());
     bench.expect(&[]).await;
     bench.endpoints.send(Change::Replaced(vec![])).await.unwrap();
-    bench.expect(&["load"]).await;
+    bench.expect(&["load", "cut 1"]).await;
     bench.synced.clone().wait_for(|s| *s).await.unwrap();
 }
 
@@ -177,7 +178,7 @@ async fn nothing_is_loaded_before_both_kinds_are_listed() {
 async fn changes_go_as_deltas_and_lost_udp_backends_are_cut() {
     let bench = Bench::start();
     bench.list().await;
-    bench.expect(&["load"]).await;
+    bench.expect(&["load", "cut 1"]).await;
     bench.endpoints.send(Change::Applied(endpoints(&["10.244.0.3"]))).await.unwrap();
     bench.expect(&["update 1", "cut 1"]).await;
     bench.holds(&["10.244.0.3"]).await;
@@ -199,7 +200,7 @@ async fn what_arrives_during_a_run_is_one_more_run() {
         bench.endpoints.send(Change::Applied(endpoints(&[&format!("10.244.1.{host}")]))).await.unwrap();
     }
     open.send(()).unwrap();
-    bench.expect(&["update 1", "cut 1"]).await;
+    bench.expect(&["cut 1", "update 1", "cut 1"]).await;
     bench.holds(&["10.244.1.199"]).await;
 }
 
@@ -207,9 +208,9 @@ async fn what_arrives_during_a_run_is_one_more_run() {
 async fn changes_do_not_wait_for_flows_to_be_cut() {
     let bench = Bench::start();
     let (open, gate) = oneshot::channel();
-    bench.world.lock().unwrap().cut_gate = Some(gate);
     bench.list().await;
-    bench.expect(&["load"]).await;
+    bench.expect(&["load", "cut 1"]).await;
+    bench.world.lock().unwrap().cut_gate = Some(gate);
     for (host, told) in
         [("10.244.0.3", &["update 1", "cut 1"][..]), ("10.244.0.4", &["update 1"]), ("10.244.0.5", &["update 1"])]
     {
@@ -226,10 +227,10 @@ async fn changes_do_not_wait_for_flows_to_be_cut() {
 async fn a_refused_change_is_followed_by_a_full_load() {
     let bench = Bench::start();
     bench.list().await;
-    bench.expect(&["load"]).await;
+    bench.expect(&["load", "cut 1"]).await;
     bench.world.lock().unwrap().fail = 3;
     bench.endpoints.send(Change::Applied(endpoints(&["10.244.0.3"]))).await.unwrap();
-    bench.expect(&["update 1", "load", "load", "load", "cut 1"]).await;
+    bench.expect(&["update 1", "load", "load", "load", "cut 2"]).await;
     bench.holds(&["10.244.0.3"]).await;
 }
 
@@ -237,11 +238,11 @@ async fn a_refused_change_is_followed_by_a_full_load() {
 async fn what_others_undo_is_loaded_again_within_a_second() {
     let bench = Bench::start();
     bench.list().await;
-    bench.expect(&["load"]).await;
+    bench.expect(&["load", "cut 1"]).await;
     for _ in 0..3 {
         let before = Instant::now();
         bench.disturb.send(()).await.unwrap();
-        bench.expect(&["load"]).await;
+        bench.expect(&["load", "cut 1"]).await;
         assert!(before.elapsed() <= Duration::from_secs(1));
     }
 }
@@ -250,7 +251,7 @@ async fn what_others_undo_is_loaded_again_within_a_second() {
 async fn it_ends_when_told_and_when_a_feed_ends() {
     let bench = Bench::start();
     bench.list().await;
-    bench.expect(&["load"]).await;
+    bench.expect(&["load", "cut 1"]).await;
     bench.stop.cancel();
     bench.task.await.unwrap();
 

@@ -37,7 +37,6 @@ mod worker;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::SocketAddrV4,
     os::fd::OwnedFd,
     sync::Arc,
     time::Duration,
@@ -48,7 +47,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use super::{
     ProxyConfig, ProxyError,
     driver::DataPlane,
-    table::{Delta, Forward, Frontend, Portal, Table},
+    table::{Delta, Forward, Frontend, Portal, Stale, Table},
 };
 use budget::Budget;
 use links::{Desired, Links};
@@ -272,8 +271,13 @@ impl DataPlane for Userspace {
         self.carry_over(delta.portals.iter().map(|(portal, (_, new))| (*portal, new.clone())).collect()).await
     }
 
-    fn cut(&self, flows: Vec<(Portal, SocketAddrV4)>) -> impl Future<Output = ()> + Send + 'static {
-        let cutting = self.running.as_ref().map(|running| running.workers.cut(flows));
+    fn cut(&self, flows: Vec<Stale>) -> impl Future<Output = ()> + Send + 'static {
+        // The others never came here.
+        let lost = flows.into_iter().filter_map(|flow| match flow {
+            Stale::Lost(portal, backend) => Some((portal, backend)),
+            Stale::Unserved(_) | Stale::Unruled => None,
+        });
+        let cutting = self.running.as_ref().map(|running| running.workers.cut(lost.collect()));
         async move {
             if let Some(cutting) = cutting {
                 cutting.await;
