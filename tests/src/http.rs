@@ -38,7 +38,9 @@ pub fn exchange_all(address: SocketAddr, method: &str, path: &str, body: &str) -
     let head = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\n");
     write!(stream, "{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    // Which connection it was tells where to look.
+    let read = stream.read_to_string(&mut answer);
+    read.with_context(|| format!("reading on {:?} after {} bytes", stream.local_addr(), answer.len()))?;
     let code = answer.split(' ').nth(1).and_then(|c| c.parse().ok()).context("no status line")?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     Ok((code, head.to_owned(), body.to_owned()))
