@@ -7,6 +7,8 @@ N ?= 3
 SEEDS ?= 1000
 NODES ?= 1000
 PODS ?= 30000
+# Always both: with another set of packages what they share would have other features, and be built again.
+BUILD := $(CARGO) build --locked --release --bin coracle --bin coracle-hosts
 
 .PHONY: help demo test test-unit sim check images hosts-up hosts-down bench bench-api bench-proxy bench-scale bench-schedule install clean tools
 
@@ -15,13 +17,13 @@ help: ## this list
 
 demo: ## the article, start to finish, on this machine
 	@scripts/require.sh build docker images proxy
-	@$(CARGO) build --locked --release --bin coracle
+	@$(BUILD)
 	@examples/build-images.sh
 	@CORACLE=target/release/coracle examples/jenkins/demo.sh
 
 test: ## all tests: unit, property, and whole clusters on the local Docker engine
 	@scripts/require.sh build docker images proxy etcd hosts
-	@$(CARGO) build --locked --release --bin coracle --bin coracle-hosts
+	@$(BUILD)
 	@examples/build-images.sh
 	@CORACLE=$(CURDIR)/target/release/coracle scripts/test.sh --workspace
 
@@ -46,44 +48,44 @@ images: ## the example images, into the local Docker engine
 
 hosts-up: ## a master and N hosts (default 3) on this machine, each with its own engine, until hosts-down
 	@scripts/require.sh build docker images proxy hosts
-	@$(CARGO) build --locked --release --bin coracle --bin coracle-hosts
+	@$(BUILD)
 	@examples/build-images.sh
 	@CORACLE=$${CORACLE:-$(CURDIR)/target/release/coracle} target/release/coracle-hosts up --hosts $(N)
 
 hosts-down: ## removes them with everything that belongs to them
 	@scripts/require.sh build
-	@$(CARGO) build --locked --release --bin coracle-hosts
+	@$(BUILD)
 	@target/release/coracle-hosts down
 
 bench: ## measures this tree beside Docker itself; takes some minutes
 	@scripts/require.sh build docker images proxy etcd
-	@$(CARGO) build --locked --release --bin coracle --bin coracle-bench
+	@$(BUILD) --bin coracle-bench
 	@examples/build-images.sh
 	@target/release/coracle-bench all
 
 bench-api: ## measures the master over HTTP; some 6 minutes, ARGS=--full for larger sizes
 	@scripts/require.sh build
-	@$(CARGO) build --locked --release --bin coracle --bin coracle-bench
+	@$(BUILD) --bin coracle-bench
 	@target/release/coracle-bench api $(ARGS)
 
 bench-proxy: ## measures the service proxy beside HAProxy and docker-proxy; some 6 minutes
 	@scripts/require.sh build docker proxy bench-proxy
-	@$(CARGO) build --locked --release --bin coracle --bin coracle-bench
+	@$(BUILD) --bin coracle-bench
 	@target/release/coracle-bench proxy $(ARGS)
 
 bench-scale: ## measures a master under NODES simulated minions with PODS pods (defaults 1000, 30000)
 	@scripts/require.sh build
-	@$(CARGO) build --locked --release --bin coracle --bin coracle-bench
+	@$(BUILD) --bin coracle-bench
 	@target/release/coracle-bench scale --nodes $(NODES) --pods $(PODS) $(ARGS)
 
 bench-schedule: ## measures the scheduler in process; half a minute
 	@scripts/require.sh build
-	@$(CARGO) build --locked --release --bin coracle-bench
+	@$(BUILD) --bin coracle-bench
 	@target/release/coracle-bench schedule $(ARGS)
 
 install: ## coracle and the link kubecfg, into $(PREFIX)/bin
 	@scripts/require.sh build
-	$(CARGO) build --locked --release --bin coracle
+	$(BUILD)
 	install -D target/release/coracle $(DESTDIR)$(PREFIX)/bin/coracle
 	ln -sf coracle $(DESTDIR)$(PREFIX)/bin/kubecfg
 
