@@ -74,7 +74,7 @@ pub trait Report: Send + Sync + 'static {
 pub struct ApiReporter {
     client: Client,
     node: Arc<str>,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<Box<Event>>,
 }
 
 impl ApiReporter {
@@ -133,7 +133,7 @@ impl Report for ApiReporter {
     }
 
     fn event(&self, pod: &Pod, event: PodEvent, now: Timestamp) {
-        if self.events.try_send(api_event(pod, event, &self.node, now)).is_err() {
+        if self.events.try_send(Box::new(api_event(pod, event, &self.node, now))).is_err() {
             tracing::debug!(kind = "pod", name = name_of(pod).1, "dropped an event: too many are waiting");
         }
     }
@@ -149,11 +149,11 @@ fn refused(error: ClientError) -> ReportError {
     if error.is_not_found() { ReportError::Gone } else { ReportError::Retry(error.to_string()) }
 }
 
-async fn post_events(client: Client, mut queue: mpsc::Receiver<Event>) {
+async fn post_events(client: Client, mut queue: mpsc::Receiver<Box<Event>>) {
     let (mut group, mut repeats) = (Vec::new(), Repeats::default());
     let mut quiet_until = Instant::now();
     while queue.recv_many(&mut group, EVENTS_WAITING_MAX).await > 0 {
-        for telling in repeats.gather(group.drain(..)) {
+        for telling in repeats.gather(group.drain(..).map(|event| *event)) {
             let is_routine = telling.event().type_.as_deref() != Some(EventType::Warning.as_str());
             if is_routine && Instant::now() < quiet_until {
                 continue;

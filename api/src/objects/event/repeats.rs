@@ -1,8 +1,12 @@
 //! What happens again is counted in the event that is there, not told anew.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::{BuildHasher, RandomState},
+};
 
 use super::Event;
+use crate::meta::Time;
 
 /// Events that a reporter remembers. Beyond that the one that was seen longest ago is forgotten: its
 /// next repeat begins a new count.
@@ -27,15 +31,24 @@ impl Telling {
     }
 }
 
-/// What makes two events the same.
-type Sameness = [Option<String>; 8];
+/// What is kept of an event that was told: enough to tell it again.
+#[derive(Debug)]
+struct Told {
+    /// Orders by when it was told last.
+    at: u64,
+    name: Option<String>,
+    first: Option<Time>,
+    count: i32,
+}
 
-/// The events that one reporter has told of late.
+/// The events that one reporter has told of late. A cluster has as many reporters as minions, so little
+/// is kept of each event, and what makes two of them the same only as a hash.
 #[derive(Debug, Default)]
 pub struct Repeats {
-    told: HashMap<Sameness, (u64, Event)>,
+    hasher: RandomState,
+    told: HashMap<u64, Told>,
     /// By when they were told last.
-    order: BTreeMap<u64, Sameness>,
+    order: BTreeMap<u64, u64>,
     next: u64,
 }
 
@@ -57,18 +70,17 @@ impl Repeats {
         tellings
     }
 
-    fn note(&mut self, event: Event) -> Telling {
-        let same = sameness(&event);
-        let told = self.told.remove(&same).map(|(at, told)| {
-            self.order.remove(&at);
-            Event {
-                count: Some(told.count.unwrap_or(1).saturating_add(1)),
-                last_timestamp: event.last_timestamp.clone(),
-                ..told
-            }
-        });
-        let telling = told.map_or_else(|| Telling::New(event), Telling::Again);
-        self.told.insert(same.clone(), (self.next, telling.event().clone()));
+    fn note(&mut self, mut event: Event) -> Telling {
+        let same = self.hasher.hash_one(sameness(&event));
+        let known = self.told.remove(&same);
+        let is_new = known.is_none();
+        if let Some(told) = known {
+            self.order.remove(&told.at);
+            (event.metadata.name, event.first_timestamp) = (told.name, told.first);
+            event.count = Some(told.count.saturating_add(1));
+        }
+        let (name, first) = (event.metadata.name.clone(), event.first_timestamp.clone());
+        self.told.insert(same, Told { at: self.next, name, first, count: event.count.unwrap_or(1) });
         self.order.insert(self.next, same);
         self.next += 1;
         if self.order.len() > REMEMBERED_MAX
@@ -76,21 +88,22 @@ impl Repeats {
         {
             self.told.remove(&oldest);
         }
-        telling
+        if is_new { Telling::New(event) } else { Telling::Again(event) }
     }
 }
 
-fn sameness(event: &Event) -> Sameness {
+/// What makes two events the same.
+fn sameness(event: &Event) -> [Option<&str>; 8] {
     let object = &event.involved_object;
     [
-        object.kind.clone(),
-        event.metadata.namespace.clone(),
-        object.name.clone(),
-        object.uid.clone(),
-        object.field_path.clone(),
-        event.reason.clone(),
-        event.message.clone(),
-        event.source.as_ref().and_then(|source| source.component.clone()),
+        object.kind.as_deref(),
+        event.metadata.namespace.as_deref(),
+        object.name.as_deref(),
+        object.uid.as_deref(),
+        object.field_path.as_deref(),
+        event.reason.as_deref(),
+        event.message.as_deref(),
+        event.source.as_ref().and_then(|source| source.component.as_deref()),
     ]
 }
 
