@@ -55,12 +55,13 @@ impl Controller for EndpointsController {
         services
             .range(Some(namespace))
             .filter(|service| {
-                let selector = service.typed::<Service>().and_then(|s| s.spec?.selector);
+                let known = service.kept::<Service>();
+                let selector = known.as_ref().and_then(|s| s.spec.as_ref()?.selector.as_ref());
                 let listed = || {
-                    let known = endpoints.entries.get(&service.key).and_then(|e| e.typed::<Endpoints>());
+                    let known = endpoints.entries.get(&service.key).and_then(|e| e.kept::<Endpoints>());
                     known.is_some_and(|e| lists(&e, &item.entry.key.name, ip))
                 };
-                item.entry.selected_by(selector.as_ref()) || listed()
+                item.entry.selected_by(selector) || listed()
             })
             .map(|service| service.key.clone())
             .collect()

@@ -103,8 +103,8 @@ impl Controller for ReplicationManager {
         let controllers = self.registry.snapshot(ReplicationController::row());
         // Nobody's pod, also one that its controller left behind: whoever selects it may adopt it.
         let selects = |rc: &&Arc<Entry>| {
-            let rc = rc.typed::<ReplicationController>();
-            item.entry.selected_by(rc.and_then(|rc| rc.spec?.selector).as_ref())
+            let rc = rc.kept::<ReplicationController>();
+            item.entry.selected_by(rc.as_ref().and_then(|rc| rc.spec.as_ref()?.selector.as_ref()))
         };
         controllers.range(Some(namespace)).filter(selects).map(|rc| rc.key.clone()).collect()
     }

@@ -1,7 +1,11 @@
 //! One object as the registry keeps it: its wire form and the few facts that selectors and
 //! indexes need. The typed object is decoded when someone asks for it.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    any::Any,
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 use super::{EventType, PodFacts, stored_kinds};
 use crate::store::{StoreError, Stored};
@@ -122,6 +126,8 @@ pub struct Entry {
     /// The watch line that announced it: `{"type":"...","object":...}` and a newline.
     line: Bytes,
     facts: Facts,
+    /// The object, once somebody asked for it to be kept.
+    kept: OnceLock<Option<Arc<dyn Any + Send + Sync>>>,
 }
 
 impl Entry {
@@ -135,13 +141,14 @@ impl Entry {
         event: EventType,
     ) -> Self {
         let (line, json) = event_line(event, stored, version);
-        Self { kind, key, version, json, line, facts }
+        Self { kind, key, version, json, line, facts, kept: OnceLock::new() }
     }
 
     /// The last state of a deleted object, at the version of the deletion.
     pub(super) fn deleted(&self, version: u64) -> Self {
         let (line, json) = event_line(EventType::Deleted, &self.stored(), version);
-        Self { kind: self.kind, key: self.key.clone(), version, json, line, facts: self.facts.clone() }
+        let (key, facts) = (self.key.clone(), self.facts.clone());
+        Self { kind: self.kind, key, version, json, line, facts, kept: OnceLock::new() }
     }
 
     /// The JSON without the resourceVersion.
@@ -241,6 +248,13 @@ impl Entry {
     /// The typed object. `None` only if the entry is of another kind.
     pub fn typed<T: TypedObject>(&self) -> Option<T> {
         decode_typed(&self.json).ok()
+    }
+
+    /// The typed object, decoded once and kept with this version of it: for the few that are looked at on
+    /// each change of the many, as services are for pods.
+    pub fn kept<T: TypedObject>(&self) -> Option<Arc<T>> {
+        let kept = self.kept.get_or_init(|| Some(Arc::new(self.typed::<T>()?)));
+        kept.clone()?.downcast().ok()
     }
 
     /// The object of whatever kind.
