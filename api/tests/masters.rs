@@ -234,8 +234,8 @@ async fn change(reflector: &mut Reflector<Pod>) -> String {
     loop {
         match within(reflector.next()).await {
             Change::Replaced(pods) => return format!("list of {}", pods.len()),
-            Change::Applied(pod) => return format!("applied {}", pod.metadata.name.unwrap_or_default()),
-            Change::Deleted(pod) => return format!("deleted {}", pod.metadata.name.unwrap_or_default()),
+            Change::Applied(pod) => return format!("applied {}", pod.metadata.name.as_deref().unwrap_or_default()),
+            Change::Deleted(pod) => return format!("deleted {}", pod.metadata.name.as_deref().unwrap_or_default()),
             Change::Interrupted(_) => {}
         }
     }

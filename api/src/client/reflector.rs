@@ -11,7 +11,7 @@
 //!
 //! Invariant: the cache never goes back in time, unless the cluster itself did.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -27,17 +27,34 @@ const SILENCE_MAX: Duration = Duration::from_secs(75);
 const EARLY_MAX: Duration = Duration::from_secs(3);
 const EARLY_PAUSE_MAX: Duration = Duration::from_millis(250);
 
-/// What a reflector reports.
+/// What a reflector reports. Objects are shared: a change costs each follower a pointer.
 #[derive(Debug, Clone)]
 pub enum Change<T> {
     /// The whole set, after a (re)list: replace the cache, so that no deletion is missed.
-    Replaced(Vec<T>),
+    Replaced(Vec<Arc<T>>),
     /// Created or changed.
-    Applied(T),
+    Applied(Arc<T>),
     /// Gone. Holds the last state.
-    Deleted(T),
+    Deleted(Arc<T>),
     /// The server can't be reached or refused; the cache is stale. The loop goes on by itself.
     Interrupted(String),
+}
+
+impl<T> Change<T> {
+    /// [`Change::Replaced`] by these.
+    pub fn replaced(objects: Vec<T>) -> Self {
+        Self::Replaced(objects.into_iter().map(Arc::new).collect())
+    }
+
+    /// [`Change::Applied`] with this.
+    pub fn applied(object: T) -> Self {
+        Self::Applied(Arc::new(object))
+    }
+
+    /// [`Change::Deleted`] with this.
+    pub fn deleted(object: T) -> Self {
+        Self::Deleted(Arc::new(object))
+    }
 }
 
 #[derive(Debug)]
@@ -81,7 +98,7 @@ impl<T: TypedObject> Reflector<T> {
                         self.went_well();
                         self.version = list.resource_version;
                         self.state = State::Start;
-                        Ok(Some(Change::Replaced(list.items)))
+                        Ok(Some(Change::replaced(list.items)))
                     }
                     Err(e) => Err(e),
                 },
@@ -135,11 +152,11 @@ impl<T: TypedObject> Reflector<T> {
             WatchEvent::Bookmark(version) => (None, version),
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                 let version = version_of(&object);
-                (Some(Change::Applied(object)), version)
+                (Some(Change::applied(object)), version)
             }
             WatchEvent::Deleted(object) => {
                 let version = version_of(&object);
-                (Some(Change::Deleted(object)), version)
+                (Some(Change::deleted(object)), version)
             }
         };
         self.version = version;
@@ -230,7 +247,7 @@ mod tests {
         let mut reflector = Reflector::new(api, ListParams::default());
         let mut next = async || tokio::time::timeout(Duration::from_secs(20), reflector.next()).await.unwrap();
         let names = |change: Change<Pod>| match change {
-            Change::Replaced(pods) => pods.into_iter().filter_map(|p| p.metadata.name).collect::<Vec<_>>(),
+            Change::Replaced(pods) => pods.iter().filter_map(|p| p.metadata.name.clone()).collect::<Vec<_>>(),
             other => panic!("{other:?}"),
         };
         assert_eq!(names(next().await), ["a", "b"]);

@@ -126,6 +126,17 @@ impl Transport {
         path: &str,
         body: Option<Bytes>,
     ) -> Result<(Response<Incoming>, usize), ClientError> {
+        // The state of a request is kilobytes, and those who make one spend their lives waiting for a
+        // reason to: they hold it only while it is under way.
+        Box::pin(self.ask_around(method, path, body)).await
+    }
+
+    async fn ask_around(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<(Response<Incoming>, usize), ClientError> {
         let target: PathAndQuery = path.parse().map_err(|e| ClientError::protocol(path, e))?;
         let repeatable = matches!(method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE);
         let mut round = Round::new(self.links.len(), self.at(), repeatable);

@@ -211,13 +211,13 @@ impl Update {
                 let mut services = Services { listed: true, ..Services::default() };
                 for service in &all {
                     if let Some(facts) = service_facts(service) {
-                        services.insert(key_of(service), facts);
+                        services.insert(key_of(&**service), facts);
                     }
                 }
                 Self::Services(services)
             }
-            Change::Applied(service) => Self::Service(key_of(&service), service_facts(&service)),
-            Change::Deleted(service) => Self::Service(key_of(&service), None),
+            Change::Applied(service) => Self::Service(key_of(&*service), service_facts(&service)),
+            Change::Deleted(service) => Self::Service(key_of(&*service), None),
             // What is known stays true for want of anything better.
             Change::Interrupted(_) => return None,
         })
@@ -229,12 +229,12 @@ impl Update {
             Change::Replaced(all) => {
                 let mut sets = EndpointSets { listed: true, ..EndpointSets::default() };
                 for endpoints in &all {
-                    sets.insert(key_of(endpoints), subsets_of(endpoints));
+                    sets.insert(key_of(&**endpoints), subsets_of(endpoints));
                 }
                 Self::EndpointSets(sets)
             }
-            Change::Applied(endpoints) => Self::Endpoints(key_of(&endpoints), Some(subsets_of(&endpoints))),
-            Change::Deleted(endpoints) => Self::Endpoints(key_of(&endpoints), None),
+            Change::Applied(endpoints) => Self::Endpoints(key_of(&*endpoints), Some(subsets_of(&endpoints))),
+            Change::Deleted(endpoints) => Self::Endpoints(key_of(&*endpoints), None),
             Change::Interrupted(_) => return None,
         })
     }

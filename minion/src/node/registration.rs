@@ -85,7 +85,7 @@ impl Registration {
                     continue;
                 }
             };
-            if let Some(cidr) = nodes.iter().find_map(pod_cidr_of) {
+            if let Some(cidr) = nodes.iter().find_map(|node| pod_cidr_of(node)) {
                 return cidr;
             }
             let mut backoff = Backoff::new();

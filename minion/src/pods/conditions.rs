@@ -1,5 +1,7 @@
 //! The conditions of a pod. Pure; a transition time changes only with its condition's status.
 
+use std::sync::Arc;
+
 use coracle_api::{
     core::{ContainerStatus, PodCondition, PodSpec, PodStatus},
     meta::Time,
@@ -32,9 +34,15 @@ type Why = Option<(&'static str, String)>;
 const OWN: [&str; 4] = ["PodScheduled", "Initialized", "ContainersReady", "Ready"];
 
 /// Takes over the conditions that others wrote, such as readiness gates.
-pub(super) fn take_foreign(own: &mut PodStatus, stored: &PodStatus) {
-    let foreign = |c: &&PodCondition| !OWN.contains(&c.type_.as_str());
-    let theirs: Vec<_> = stored.conditions.iter().flatten().filter(foreign).cloned().collect();
+pub(super) fn take_foreign(own: &mut Arc<PodStatus>, stored: &PodStatus) {
+    fn foreign(status: &PodStatus) -> impl Iterator<Item = &PodCondition> {
+        status.conditions.iter().flatten().filter(|c| !OWN.contains(&c.type_.as_str()))
+    }
+    if foreign(own).eq(foreign(stored)) {
+        return;
+    }
+    let theirs: Vec<_> = foreign(stored).cloned().collect();
+    let own = Arc::make_mut(own);
     let conditions = own.conditions.get_or_insert_default();
     conditions.retain(|c| OWN.contains(&c.type_.as_str()));
     conditions.extend(theirs);

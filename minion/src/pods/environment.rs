@@ -1,7 +1,7 @@
 //! The environment of a container: discovery variables of the services that exist when it
 //! starts, then its own variables, which win.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use coracle_api::{
     core::{Container, EnvVar, EnvVarSource, Pod, Service},
@@ -20,7 +20,7 @@ pub struct ConfigError(pub String);
 #[derive(Debug, Clone)]
 pub struct Surroundings<'a> {
     /// All services.
-    pub services: &'a [Service],
+    pub services: &'a [Arc<Service>],
     /// The pod's address.
     pub pod_ip: Option<IpAddr>,
     /// The node's address.
@@ -178,15 +178,16 @@ mod tests {
         .unwrap()
     }
 
-    fn service(namespace: &str, name: &str, ip: &str) -> Service {
-        serde_json::from_value(serde_json::json!({
+    fn service(namespace: &str, name: &str, ip: &str) -> Arc<Service> {
+        let service: Service = serde_json::from_value(serde_json::json!({
             "metadata": {"name": name, "namespace": namespace},
             "spec": {"clusterIP": ip, "ports": [{"port": 80, "protocol": "TCP"}]},
         }))
-        .unwrap()
+        .unwrap();
+        service.into()
     }
 
-    fn lines(container: serde_json::Value, services: &[Service]) -> Result<Vec<String>, String> {
+    fn lines(container: serde_json::Value, services: &[Arc<Service>]) -> Result<Vec<String>, String> {
         let pod = pod(container);
         let around =
             Surroundings { services, pod_ip: Some([10, 244, 1, 2].into()), node_ip: [192, 0, 2, 1].into(), node: "n1" };

@@ -55,7 +55,7 @@ pub(super) struct Shared<R, P> {
     pub(super) starts: Semaphore,
     pub(super) restarts: Semaphore,
     pub(super) pulls: Semaphore,
-    pub(super) services: watch::Receiver<Arc<Vec<Service>>>,
+    pub(super) services: watch::Receiver<Arc<[Arc<Service>]>>,
     pub(super) directory: Directory,
 }
 

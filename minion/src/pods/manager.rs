@@ -145,7 +145,7 @@ impl Manager {
         shutdown: CancellationToken,
     ) -> (Self, JoinHandle<()>) {
         let directory = Directory::default();
-        let (services, services_seen) = watch::channel(Arc::default());
+        let (services, services_seen) = watch::channel(Arc::from([]));
         let shared = Shared {
             volumes: config.root.as_deref().map_or_else(Volumes::none, Volumes::new),
             leaving: watch::Sender::new(0),

@@ -4,7 +4,7 @@
 //! It may be lost at any time: [`PodMemory::adopt`] rebuilds what matters from the status that the
 //! master holds. [`PodMemory::observe`] folds an observation in and is idempotent.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use coracle_api::core::{ContainerStatus, Pod, PodStatus};
 use jiff::Timestamp;
@@ -133,7 +133,7 @@ pub struct ContainerMemory {
     /// Hash of its spec when last planned.
     hash: String,
     /// Its newest run, also when the engine no longer has it.
-    pub last: Option<Container>,
+    pub last: Option<Arc<Container>>,
     /// Length of the current series of crashes.
     pub crashes: u32,
     counted: Option<ContainerId>,
@@ -172,7 +172,7 @@ pub struct PodMemory {
     /// Operations that failed, until they succeed.
     pub failures: BTreeMap<Slot, Failure>,
     /// The last status, planned here or found at the master.
-    pub status: Option<PodStatus>,
+    pub status: Option<Arc<PodStatus>>,
     /// The pod object is deleted.
     pub deleted: bool,
     /// When it was first seen that the pod is to go, as long as its object is there.
@@ -184,7 +184,7 @@ pub struct PodMemory {
 impl PodMemory {
     /// What can be known of a pod from the status that the master holds.
     pub fn adopt(pod: &Pod) -> Self {
-        let mut memory = Self { status: pod.status.clone(), ..Self::default() };
+        let mut memory = Self { status: pod.status.clone().map(Arc::new), ..Self::default() };
         let Some(status) = &pod.status else { return memory };
         let lists = [&status.container_statuses, &status.init_container_statuses];
         for known in lists.into_iter().flatten().flatten() {
@@ -196,7 +196,7 @@ impl PodMemory {
                 dead: None,
             });
             let counted = matches!(last.state, State::Exited { .. }).then(|| last.id.clone());
-            let entry = ContainerMemory { last: Some(last), probes, counted, ..Default::default() };
+            let entry = ContainerMemory { last: Some(Arc::new(last)), probes, counted, ..Default::default() };
             memory.containers.insert(known.name.clone(), entry);
         }
         memory
@@ -204,7 +204,7 @@ impl PodMemory {
 
     /// The newest run of a container.
     pub fn last(&self, name: &str) -> Option<&Container> {
-        self.containers.get(name)?.last.as_ref()
+        self.containers.get(name)?.last.as_deref()
     }
 
     /// Folds in what the engine shows. Returns the names of containers that ended since.
@@ -273,7 +273,7 @@ impl ContainerMemory {
     /// What no probe asks for is so, also where a status written during the postStart hook, which is
     /// all that a restarted minion knows, said otherwise.
     fn expect_probes(&mut self, spec: &coracle_api::core::Container) {
-        let Some(Container { id, state: State::Running { .. }, .. }) = &self.last else { return };
+        let Some(Container { id, state: State::Running { .. }, .. }) = self.last.as_deref() else { return };
         let known = self.probes.take().filter(|p| p.id == *id);
         let mut known = known.unwrap_or(ProbeMemory { id: id.clone(), started: false, ready: false, dead: None });
         known.started |= spec.startup_probe.is_none();
@@ -282,15 +282,16 @@ impl ContainerMemory {
     }
 
     /// True when a run was seen to end.
-    fn observe(&mut self, newest: Option<&Container>, now: Timestamp) -> bool {
+    fn observe(&mut self, newest: Option<&Arc<Container>>, now: Timestamp) -> bool {
         match (newest, &mut self.last) {
             (Some(newest), last) if last.as_ref().is_none_or(|l| newest.attempt >= l.attempt) => {
-                *last = Some(newest.clone());
+                *last = Some(Arc::clone(newest));
             }
             (_, Some(last)) => lose(last, now),
             _ => {}
         }
-        let Some(Container { id, state: State::Exited { started_at, finished_at, .. }, .. }) = &self.last else {
+        let Some(Container { id, state: State::Exited { started_at, finished_at, .. }, .. }) = self.last.as_deref()
+        else {
             return false;
         };
         if self.counted.as_ref() == Some(id) {
@@ -306,9 +307,9 @@ impl ContainerMemory {
 }
 
 /// A run that the engine no longer knows has ended, one can't say how.
-fn lose(last: &mut Container, now: Timestamp) {
+fn lose(last: &mut Arc<Container>, now: Timestamp) {
     if let State::Running { started_at } = last.state {
-        last.state = State::Exited {
+        Arc::make_mut(last).state = State::Exited {
             code: 137,
             oom_killed: false,
             started_at,

@@ -1,18 +1,20 @@
 //! The containers of one pod as the engine shows them.
 
+use std::sync::Arc;
+
 use crate::runtime::{Container, ContainerId, State, labels};
 
 /// All containers of one pod, in any state.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PodObservation {
     /// In no particular order.
-    pub containers: Vec<Container>,
+    pub containers: Vec<Arc<Container>>,
 }
 
 impl PodObservation {
     /// All containers of one name, in any state.
     pub fn all<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a Container> + use<'a, 'n> {
-        self.containers.iter().filter(move |c| c.name == name)
+        self.containers.iter().map(Arc::as_ref).filter(move |c| c.name == name)
     }
 
     /// Names of the pod's own containers, with repetition.
@@ -22,12 +24,13 @@ impl PodObservation {
 
     /// All but the infra containers.
     pub fn own(&self) -> impl Iterator<Item = &Container> {
-        self.containers.iter().filter(|c| c.name != labels::INFRA)
+        self.containers.iter().map(Arc::as_ref).filter(|c| c.name != labels::INFRA)
     }
 
     /// The newest run of a container: of the highest attempt, and started.
-    pub fn newest(&self, name: &str) -> Option<&Container> {
-        self.all(name).filter(|c| c.state != State::Created).max_by_key(|c| (c.attempt, c.created_at))
+    pub fn newest(&self, name: &str) -> Option<&Arc<Container>> {
+        let started = self.containers.iter().filter(|c| c.name == name && c.state != State::Created);
+        started.max_by_key(|c| (c.attempt, c.created_at))
     }
 
     /// The infra container that holds the pod's network.
@@ -37,7 +40,7 @@ impl PodObservation {
 
     /// The container with this id.
     pub fn by_id(&self, id: &ContainerId) -> Option<&Container> {
-        self.containers.iter().find(|c| &c.id == id)
+        self.containers.iter().map(Arc::as_ref).find(|c| &c.id == id)
     }
 }
 

@@ -3,7 +3,7 @@
 //! `memory` must have observed `observed`. Operations under way are part of it: a slot that is
 //! busy gets no second action, so a plan repeated before its actions end adds nothing.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use coracle_api::core::{Container as Spec, Pod, PodSpec, PodStatus};
 use jiff::Timestamp;
@@ -32,7 +32,7 @@ pub struct PodPlan {
     /// In order of importance; they may run side by side.
     pub actions: Vec<Action>,
     /// What to tell the master; `None` when the pod object is gone.
-    pub status: Option<PodStatus>,
+    pub status: Option<Arc<PodStatus>>,
     /// When time alone would change the plan.
     pub recheck_at: Option<Timestamp>,
     /// It is deleted and serves on until nobody is sent to it.
@@ -72,7 +72,11 @@ pub fn plan_pod(desired: Option<&Pod>, observed: &PodObservation, memory: &PodMe
         (Some(_), None) => {}
         (None, _) => planner.tear_down(desired, traffic),
     }
-    planner.plan.status = desired.map(|pod| status::pod_status(pod, observed, memory, context));
+    planner.plan.status = desired.map(|pod| {
+        let status = status::pod_status(pod, observed, memory, context);
+        // The same one as long as nothing changes: it is kept in several places.
+        memory.status.clone().filter(|before| **before == status).unwrap_or_else(|| Arc::new(status))
+    });
     planner.plan
 }
 

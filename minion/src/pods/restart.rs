@@ -145,7 +145,7 @@ pub fn deadline(pod: &Pod, memory: &PodMemory) -> Option<Timestamp> {
 
 /// The pod's phase, which only moves forward.
 pub fn verdict(pod: &Pod, memory: &PodMemory, infra: Option<&Container>, now: Timestamp) -> Verdict {
-    let before = memory.status.as_ref();
+    let before = memory.status.as_deref();
     let phase = before.and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
     if let Some(phase) = ["Succeeded", "Failed"].into_iter().find(|p| *p == phase) {
         let text = |pick: fn(&coracle_api::core::PodStatus) -> &Option<String>| before.and_then(|s| pick(s).clone());

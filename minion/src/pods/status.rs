@@ -24,8 +24,9 @@ use crate::runtime::{Container, State, labels};
 
 /// The pod's status.
 pub fn pod_status(pod: &Pod, observed: &PodObservation, memory: &PodMemory, context: Context) -> PodStatus {
-    let before = memory.status.clone().unwrap_or_default();
-    let Some(spec) = &pod.spec else { return before };
+    let none = PodStatus::default();
+    let before = memory.status.as_deref().unwrap_or(&none);
+    let Some(spec) = &pod.spec else { return before.clone() };
     let infra = observed.infra();
     let deleting = pod.metadata.deletion_timestamp.is_some();
     let verdict = match restart::verdict(pod, memory, infra, context.now) {
@@ -37,7 +38,7 @@ pub fn pod_status(pod: &Pod, observed: &PodObservation, memory: &PodMemory, cont
         },
         verdict => verdict,
     };
-    let view = View { pod: spec, observed, memory, before: &before, ended: deleting || verdict.is_final() };
+    let view = View { pod: spec, observed, memory, before, ended: deleting || verdict.is_final() };
     let (mut init, mut main) = (Vec::new(), Vec::new());
     for (role, container) in restart::containers(spec) {
         let status = view.container(role, container);
@@ -73,7 +74,7 @@ pub fn pod_status(pod: &Pod, observed: &PodObservation, memory: &PodMemory, cont
         host_ips: Some(vec![HostIP { ip: context.node_ip.to_string() }]),
         pod_ips: ip.clone().map(|ip| vec![PodIP { ip }]),
         pod_ip: ip,
-        start_time: before.start_time.or(Some(Time(seconds(context.now)))),
+        start_time: before.start_time.clone().or(Some(Time(seconds(context.now)))),
         qos_class: Some(qos_class(spec).into()),
         observed_generation: pod.metadata.generation,
         ..Default::default()

@@ -4,7 +4,7 @@
 //! The master's watch echoes our own writes, late; only a status that we did not write lately was
 //! written by someone else (a lost node's, say) and is corrected.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use coracle_api::core::PodStatus;
 use jiff::Timestamp;
@@ -21,21 +21,21 @@ const STARTING_DELAY: Duration = Duration::from_millis(300);
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct StatusWriter {
-    wanted: Option<PodStatus>,
+    wanted: Option<Arc<PodStatus>>,
     /// What the master has, as far as known.
-    stored: Option<PodStatus>,
-    sending: Option<PodStatus>,
+    stored: Option<Arc<PodStatus>>,
+    sending: Option<Arc<PodStatus>>,
     /// Someone else's write, seen while ours was under way.
-    foreign: Option<PodStatus>,
-    recent: VecDeque<PodStatus>,
+    foreign: Option<Arc<PodStatus>>,
+    recent: VecDeque<Arc<PodStatus>>,
     failures: u32,
     not_before: Option<Timestamp>,
 }
 
 impl StatusWriter {
     /// The status that the master should have.
-    pub(super) fn want(&mut self, status: &PodStatus, now: Timestamp) {
-        if self.wanted.as_ref() == Some(status) {
+    pub(super) fn want(&mut self, status: &Arc<PodStatus>, now: Timestamp) {
+        if self.wanted.as_ref().is_some_and(|wanted| Arc::ptr_eq(wanted, status) || wanted == status) {
             return;
         }
         if self.failures == 0 {
@@ -45,27 +45,29 @@ impl StatusWriter {
                 (false, _) => None,
             };
         }
-        self.wanted = Some(status.clone());
+        self.wanted = Some(Arc::clone(status));
     }
 
     /// The status that the master was seen to have.
     pub(super) fn see(&mut self, status: Option<&PodStatus>, now: Timestamp) {
-        let status = status.cloned().unwrap_or_default();
-        if let Some(at) = self.recent.iter().position(|s| *s == status) {
+        let none = PodStatus::default();
+        let status = status.unwrap_or(&none);
+        let is = |known: &Option<Arc<PodStatus>>| known.as_deref() == Some(status);
+        if let Some(at) = self.recent.iter().position(|s| **s == *status) {
             self.recent.drain(..at);
         } else if self.sending.is_some() {
-            self.foreign = Some(status);
-        } else if self.stored.as_ref() != Some(&status) {
+            self.foreign = Some(Arc::new(status.clone()));
+        } else if !is(&self.stored) {
             // Two writers that disagree must not run hot.
-            if self.stored.is_some() && self.wanted.as_ref() != Some(&status) {
+            if self.stored.is_some() && !is(&self.wanted) {
                 self.back_off(now);
             }
-            self.stored = Some(status);
+            self.stored = Some(Arc::new(status.clone()));
         }
     }
 
     /// The status to write now, if any. Tell how it went with [`StatusWriter::sent`].
-    pub(super) fn next(&mut self, now: Timestamp) -> Option<PodStatus> {
+    pub(super) fn next(&mut self, now: Timestamp) -> Option<Arc<PodStatus>> {
         let due = self.not_before.is_none_or(|at| at <= now);
         if !due || self.sending.is_some() || self.wanted == self.stored {
             return None;
@@ -84,7 +86,7 @@ impl StatusWriter {
         let Some(status) = self.sending.take() else { return };
         match result {
             Ok(()) | Err(ReportError::Gone) => {
-                self.recent.push_back(status.clone());
+                self.recent.push_back(Arc::clone(&status));
                 if self.recent.len() > RECENT_MAX {
                     self.recent.pop_front();
                 }
@@ -120,8 +122,8 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
-    fn status(phase: &str) -> PodStatus {
-        PodStatus { phase: Some(phase.into()), ..Default::default() }
+    fn status(phase: &str) -> Arc<PodStatus> {
+        Arc::new(PodStatus { phase: Some(phase.into()), ..Default::default() })
     }
 
     fn later(ms: u64) -> Timestamp {
@@ -188,7 +190,8 @@ mod tests {
     fn a_quick_start_is_not_worth_a_write() {
         let mut writer = StatusWriter::default();
         writer.see(Some(&status("Pending")), NOW);
-        let starting = PodStatus { host_ip: Some("x".into()), ..status("Pending") };
+        let starting = PodStatus { host_ip: Some("x".into()), ..Arc::unwrap_or_clone(status("Pending")) };
+        let starting = Arc::new(starting);
         writer.want(&starting, NOW);
         assert_eq!(writer.next(NOW), None);
         assert_eq!(writer.next(later(300)), Some(starting));

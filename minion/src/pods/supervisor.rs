@@ -51,15 +51,15 @@ struct Entry {
 pub(super) struct Supervisor<R, P> {
     shared: Arc<Shared<R, P>>,
     shutdown: CancellationToken,
-    services: watch::Sender<Arc<Vec<Service>>>,
-    service_map: BTreeMap<(String, String), Service>,
+    services: watch::Sender<Arc<[Arc<Service>]>>,
+    service_map: BTreeMap<(String, String), Arc<Service>>,
     entries: BTreeMap<String, Entry>,
     workers: JoinSet<Ended>,
     uids: HashMap<Id, String>,
     /// How often in a row the workers of a pod failed.
     failures: HashMap<String, u32>,
     /// The containers at a look that began then; taken when the workers start.
-    listed: Option<(Instant, Vec<Container>)>,
+    listed: Option<(Instant, Vec<Arc<Container>>)>,
     /// Pods of which a container changed before the workers started.
     touched: BTreeSet<String>,
     list_at: Option<Instant>,
@@ -71,7 +71,7 @@ pub(super) struct Supervisor<R, P> {
 impl<R: Runtime, P: Report> Supervisor<R, P> {
     pub(super) fn new(
         shared: Arc<Shared<R, P>>,
-        services: watch::Sender<Arc<Vec<Service>>>,
+        services: watch::Sender<Arc<[Arc<Service>]>>,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
@@ -166,8 +166,8 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
     }
 
     /// Gives each pod its part of a list of all containers.
-    fn distribute(&mut self, since: Instant, containers: Vec<Container>) {
-        let mut parts: BTreeMap<String, Vec<Container>> = BTreeMap::new();
+    fn distribute(&mut self, since: Instant, containers: Vec<Arc<Container>>) {
+        let mut parts: BTreeMap<String, Vec<Arc<Container>>> = BTreeMap::new();
         for container in containers {
             parts.entry(container.pod_uid.clone()).or_default().push(container);
         }
@@ -236,7 +236,7 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
     }
 
     /// Starts a worker for a pod, or for what is left of one.
-    fn work(&mut self, uid: String, pod: Option<Arc<Pod>>, containers: Option<(Instant, Vec<Container>)>) {
+    fn work(&mut self, uid: String, pod: Option<Arc<Pod>>, containers: Option<(Instant, Vec<Arc<Container>>)>) {
         if uid.is_empty() {
             return;
         }
@@ -316,8 +316,8 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
         }
     }
 
-    fn apply(&mut self, pod: Pod) {
-        let (uid, pod) = (uid_of(&pod).to_owned(), Arc::new(pod));
+    fn apply(&mut self, pod: Arc<Pod>) {
+        let uid = uid_of(&pod).to_owned();
         if uid.is_empty() {
             tracing::warn!(kind = "pod", name = name_of(&pod).1, "ignored: it has no uid");
             return;
@@ -365,7 +365,7 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
             }
             Change::Interrupted(_) => return,
         }
-        self.services.send_replace(Arc::new(self.service_map.values().cloned().collect()));
+        self.services.send_replace(self.service_map.values().cloned().collect());
     }
 }
 
@@ -441,10 +441,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let mut supervisor = supervisor(root.path());
         supervisor.active = true;
-        supervisor.apply(pod("u1"));
-        supervisor.change_pods(Change::Replaced(vec![]));
+        supervisor.apply(Arc::new(pod("u1")));
+        supervisor.change_pods(Change::replaced(vec![]));
         assert_eq!(*supervisor.shared.leaving.borrow(), 1);
-        supervisor.change_pods(Change::Replaced(vec![pod("u1")]));
+        supervisor.change_pods(Change::replaced(vec![pod("u1")]));
         assert_eq!(*supervisor.shared.leaving.borrow(), 0);
         supervisor.forget("u1");
         assert_eq!(*supervisor.shared.leaving.borrow(), 0, "its deletion is of the usual kind");

@@ -191,25 +191,25 @@ mod tests {
     fn a_pod_takes_traffic_while_any_service_lists_it_as_ready_here() {
         let mut serving = Serving::default();
         let both = vec![endpoints("a", &[("p", "h1"), ("far", "h2")]), endpoints("b", &[("p", "h1")])];
-        serving.apply(Change::Replaced(both), "h1");
+        serving.apply(Change::replaced(both), "h1");
         assert_eq!(serving.of("p"), Some(Traffic::Taken));
         assert_eq!((serving.of("far"), serving.of("unready"), serving.of("never")), (None, None, None));
-        serving.apply(Change::Applied(endpoints("a", &[])), "h1");
+        serving.apply(Change::applied(endpoints("a", &[])), "h1");
         assert!(!serving.acted_on(2, at(2)));
         assert_eq!(serving.of("p"), Some(Traffic::Taken));
-        serving.apply(Change::Deleted(endpoints("b", &[])), "h1");
+        serving.apply(Change::deleted(endpoints("b", &[])), "h1");
         assert!(!serving.acted_on(2, at(3)), "the proxy has not acted on that");
         assert_eq!(serving.of("p"), Some(Traffic::Taken));
         assert!(serving.acted_on(3, at(4)));
         assert_eq!(serving.of("p"), Some(Traffic::Ended(at(4))));
-        serving.apply(Change::Replaced(vec![endpoints("a", &[("p", "h1")])]), "h1");
+        serving.apply(Change::replaced(vec![endpoints("a", &[("p", "h1")])]), "h1");
         assert_eq!(serving.of("p"), Some(Traffic::Taken));
-        serving.apply(Change::Replaced(vec![]), "h1");
+        serving.apply(Change::replaced(vec![]), "h1");
         assert!(serving.acted_on(5, at(6)) && !serving.acted_on(5, at(7)));
         assert_eq!(serving.of("p"), Some(Traffic::Ended(at(6))));
         // What was long ago is forgotten with the next one.
-        serving.apply(Change::Applied(endpoints("a", &[("q", "h1")])), "h1");
-        serving.apply(Change::Applied(endpoints("a", &[])), "h1");
+        serving.apply(Change::applied(endpoints("a", &[("q", "h1")])), "h1");
+        serving.apply(Change::applied(endpoints("a", &[])), "h1");
         assert!(serving.acted_on(9, at(100)));
         assert_eq!((serving.of("p"), serving.of("q")), (None, Some(Traffic::Ended(at(100)))));
     }
@@ -218,9 +218,9 @@ mod tests {
     fn before_the_first_list_any_pod_may_take_traffic() {
         let mut serving = Serving::default();
         assert_eq!(serving.of("p"), Some(Traffic::Taken));
-        serving.apply(Change::Applied(endpoints("a", &[])), "h1");
+        serving.apply(Change::applied(endpoints("a", &[])), "h1");
         assert_eq!(serving.of("p"), Some(Traffic::Taken));
-        serving.apply(Change::Replaced(vec![endpoints("a", &[("q", "h1")])]), "h1");
+        serving.apply(Change::replaced(vec![endpoints("a", &[("q", "h1")])]), "h1");
         assert_eq!((serving.of("p"), serving.of("q")), (None, Some(Traffic::Taken)));
     }
 
@@ -231,7 +231,7 @@ mod tests {
         let serving = watch::Sender::new(Serving::default());
         let (mut seen, stop) = (serving.subscribe(), CancellationToken::new());
         let following = tokio::spawn(follow("h1".into(), Clock::system(), received, acted_on, serving, stop.clone()));
-        changes.send(Change::Replaced(vec![])).await.unwrap();
+        changes.send(Change::replaced(vec![])).await.unwrap();
         tokio::time::timeout(Duration::from_secs(5), seen.changed()).await.unwrap().unwrap();
         assert_eq!(seen.borrow().of("p"), None);
         stop.cancel();

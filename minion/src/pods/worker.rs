@@ -59,7 +59,7 @@ struct News {
     /// The pod, or that it is gone.
     pod: Option<Option<Arc<Pod>>>,
     /// Its containers, and when the look at them began.
-    containers: Option<(Instant, Vec<Container>)>,
+    containers: Option<(Instant, Vec<Arc<Container>>)>,
     changed: bool,
 }
 
@@ -75,7 +75,7 @@ impl Mailbox {
     }
 
     /// Its containers were so when a look that began then ended.
-    pub(super) fn containers(&self, since: Instant, containers: Vec<Container>) {
+    pub(super) fn containers(&self, since: Instant, containers: Vec<Arc<Container>>) {
         self.tell(|news| news.containers = Some((since, containers)));
     }
 
@@ -130,7 +130,8 @@ pub(super) struct Worker<R, P> {
     slots: HashMap<Id, Option<Slot>>,
     operations: BTreeMap<Slot, Operation>,
     probes: BTreeMap<(crate::runtime::ContainerId, ProbeKind), AbortOnDropHandle<()>>,
-    verdicts: (mpsc::Sender<Verdict>, mpsc::Receiver<Verdict>),
+    /// Of the probes; made with the first of them, since most pods have none.
+    verdicts: Option<(mpsc::Sender<Verdict>, mpsc::Receiver<Verdict>)>,
     writer: StatusWriter,
     serving: Option<watch::Receiver<Serving>>,
     /// The pod waits until nobody is sent to it.
@@ -142,6 +143,13 @@ pub(super) struct Worker<R, P> {
 async fn changed(serving: Option<&mut watch::Receiver<Serving>>) -> Result<(), watch::error::RecvError> {
     match serving {
         Some(serving) => serving.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn received<T>(channel: Option<&mut (mpsc::Sender<T>, mpsc::Receiver<T>)>) -> Option<T> {
+    match channel {
+        Some((_, receiver)) => receiver.recv().await,
         None => std::future::pending().await,
     }
 }
@@ -171,7 +179,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
             slots: HashMap::new(),
             operations: BTreeMap::new(),
             probes: BTreeMap::new(),
-            verdicts: mpsc::channel(VERDICTS_WAITING_MAX),
+            verdicts: None,
             writer,
         }
     }
@@ -211,7 +219,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
                 () = shutdown.cancelled() => return Ended::Cleared,
                 () = self.mailbox.notify.notified() => {}
                 Some(done) = self.tasks.join_next_with_id() => self.finish(done),
-                Some(verdict) = self.verdicts.1.recv() => self.judge(&verdict),
+                Some(verdict) = received(self.verdicts.as_mut()) => self.judge(&verdict),
                 Ok(()) = changed(self.serving.as_mut()), if self.held => {}
                 () = tokio::time::sleep(wait.min(RESYNC)) => if wait >= RESYNC { self.invalidate() },
             }
@@ -272,7 +280,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         }
     }
 
-    fn observe(&mut self, since: Instant, containers: Vec<Container>) {
+    fn observe(&mut self, since: Instant, containers: Vec<Arc<Container>>) {
         self.observed = PodObservation { containers };
         (self.fresh, self.looked) = (true, Some(since));
         if let Some(pod) = &self.known {
@@ -288,7 +296,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
             self.note_end(&name);
         }
         let serving = self.serving.as_mut().filter(|_| self.memory.deleted_since.is_some());
-        self.ready_since = self.memory.status.as_ref().and_then(conditions::ready_since).or(self.ready_since);
+        self.ready_since = self.memory.status.as_deref().and_then(conditions::ready_since).or(self.ready_since);
         let named = serving.map(|serving| serving.borrow_and_update().of(&self.uid));
         let traffic = named.and_then(|named| named.or_else(|| traffic::unnamed(self.ready_since, now)));
         let context = Context { node_ip: self.shared.config.node_ip, now, traffic };
@@ -296,7 +304,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         self.held = plan.held;
         if let Some(status) = &plan.status {
             self.writer.want(status, now);
-            self.memory.status = Some(status.clone());
+            self.memory.status = Some(Arc::clone(status));
         }
         // The report of an end leaves before the restart that follows it.
         self.write_status(now);
@@ -409,7 +417,8 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         }
         self.probes.retain(|key, _| wanted.contains_key(key));
         for (key, subject) in wanted {
-            let (shared, kind, verdicts) = (&self.shared, key.1, &self.verdicts.0);
+            let (shared, kind) = (&self.shared, key.1);
+            let (verdicts, _) = self.verdicts.get_or_insert_with(|| mpsc::channel(VERDICTS_WAITING_MAX));
             self.probes.entry(key).or_insert_with(|| {
                 let (runtime, clock) = (Arc::clone(&shared.runtime), shared.config.clock.clone());
                 AbortOnDropHandle::new(tokio::spawn(probes::watch(runtime, clock, subject, kind, verdicts.clone())))

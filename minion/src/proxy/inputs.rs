@@ -109,12 +109,12 @@ impl Inputs {
 
 fn apply<T: TypedObject, F>(kind: &str, facts: &mut BTreeMap<Key, F>, change: Change<T>, facts_of: impl Fn(&T) -> F) {
     match change {
-        Change::Replaced(all) => *facts = all.iter().map(|o| (key_of(o), facts_of(o))).collect(),
+        Change::Replaced(all) => *facts = all.iter().map(|o| (key_of(&**o), facts_of(o))).collect(),
         Change::Applied(object) => {
-            facts.insert(key_of(&object), facts_of(&object));
+            facts.insert(key_of(&*object), facts_of(&object));
         }
         Change::Deleted(object) => {
-            facts.remove(&key_of(&object));
+            facts.remove(&key_of(&*object));
         }
         Change::Interrupted(error) => tracing::debug!(kind, error, "the proxy keeps what it knows"),
     }
@@ -213,9 +213,9 @@ mod tests {
     fn inputs(services: Vec<serde_json::Value>, endpoints: Vec<serde_json::Value>) -> Inputs {
         let mut inputs = Inputs::new(site());
         let parse = |v: Vec<serde_json::Value>| v.into_iter().map(|v| serde_json::from_value(v).unwrap()).collect();
-        inputs.apply_service(Change::Replaced(parse(services)));
+        inputs.apply_service(Change::replaced(parse(services)));
         let endpoints = endpoints.into_iter().map(|v| serde_json::from_value(v).unwrap()).collect();
-        inputs.apply_endpoints(Change::Replaced(endpoints));
+        inputs.apply_endpoints(Change::replaced(endpoints));
         inputs
     }
 
@@ -356,23 +356,23 @@ mod tests {
     fn events_change_what_a_list_showed() {
         let mut inputs = Inputs::new(site());
         assert!(!inputs.listed());
-        inputs.apply_service(Change::Replaced(vec![]));
+        inputs.apply_service(Change::replaced(vec![]));
         inputs.apply_service(Change::Interrupted("x".into()));
         assert!(!inputs.listed());
-        inputs.apply_endpoints(Change::Replaced(vec![]));
+        inputs.apply_endpoints(Change::replaced(vec![]));
         assert!(inputs.listed());
 
         let spec = json!({"clusterIP": "10.0.0.5", "ports": [{"port": 80}]});
         let subsets = json!([{"addresses": [{"ip": "10.244.0.2"}], "ports": [{"port": 80}]}]);
         let a: Service = serde_json::from_value(service("a", spec)).unwrap();
         let ep: Endpoints = serde_json::from_value(endpoints("a", subsets)).unwrap();
-        inputs.apply_endpoints(Change::Applied(ep.clone()));
+        inputs.apply_endpoints(Change::applied(ep.clone()));
         check(&inputs, &[]);
-        inputs.apply_service(Change::Applied(a.clone()));
+        inputs.apply_service(Change::applied(a.clone()));
         check(&inputs, &[("tcp/10.0.0.5:80", &["10.244.0.2:80"])]);
-        inputs.apply_endpoints(Change::Deleted(ep));
+        inputs.apply_endpoints(Change::deleted(ep));
         check(&inputs, &[("tcp/10.0.0.5:80", &[])]);
-        inputs.apply_service(Change::Deleted(a));
+        inputs.apply_service(Change::deleted(a));
         check(&inputs, &[]);
     }
 }

@@ -3,7 +3,7 @@
 //! The image needs a shell called `sh` that knows `sleep`, `exit`, `echo` and `trap`. Everything
 //! made carries the fixture's cluster, and is removed at the end also when a promise is broken.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     Container, ContainerId, ContainerSpec, InfraSpec, LogQuery, Runtime, RuntimeError, RuntimeEvent, State, labels,
@@ -144,7 +144,7 @@ fn promise(kept: bool, text: &str, seen: &impl std::fmt::Debug) -> Result<(), St
     if kept { Ok(()) } else { Err(format!("not so: {text}; seen: {seen:?}")) }
 }
 
-async fn find<R: Runtime>(runtime: &R, uid: &str, id: &ContainerId) -> Result<Container, String> {
+async fn find<R: Runtime>(runtime: &R, uid: &str, id: &ContainerId) -> Result<Arc<Container>, String> {
     let all = runtime.list_pod(uid).await.map_err(|e| format!("list_pod: {e}"))?;
     all.into_iter().find(|c| &c.id == id).ok_or_else(|| format!("container {id} is not listed"))
 }
@@ -154,7 +154,7 @@ async fn eventually<R: Runtime>(
     uid: &str,
     id: &ContainerId,
     test: impl Fn(&Container) -> bool,
-) -> Result<Container, String> {
+) -> Result<Arc<Container>, String> {
     let deadline = tokio::time::Instant::now() + DEADLINE;
     loop {
         let container = find(runtime, uid, id).await?;

@@ -9,7 +9,7 @@ pub mod docker;
 pub mod hollow;
 pub mod infra;
 
-use std::{collections::BTreeMap, future::Future, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, future::Future, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -291,10 +291,10 @@ pub enum RuntimeError {
 /// A container engine. All calls are idempotent or fail with an error that says what is there.
 pub trait Runtime: Send + Sync + 'static {
     /// All containers of this cluster and node, in any state.
-    fn list(&self) -> impl Future<Output = Result<Vec<Container>, RuntimeError>> + Send;
+    fn list(&self) -> impl Future<Output = Result<Vec<Arc<Container>>, RuntimeError>> + Send;
 
     /// All containers of one pod, in any state.
-    fn list_pod(&self, pod_uid: &str) -> impl Future<Output = Result<Vec<Container>, RuntimeError>> + Send;
+    fn list_pod(&self, pod_uid: &str) -> impl Future<Output = Result<Vec<Arc<Container>>, RuntimeError>> + Send;
 
     /// Starts to deliver events; the first is a `Gap`. The task behind it ends when the receiver
     /// is dropped, reconnects by itself and never loses an event without a `Gap`.

@@ -38,13 +38,13 @@ impl Master {
         ];
         let services = services.map(|(name, spec)| object(name, json!({"spec": spec})));
         let many = object("many", json!({"subsets": [{"addresses": many}]}));
-        self.services.send(Change::Replaced(services.to_vec())).await.unwrap();
-        self.endpoints.send(Change::Replaced(vec![many])).await.unwrap();
+        self.services.send(Change::replaced(services.to_vec())).await.unwrap();
+        self.endpoints.send(Change::replaced(vec![many])).await.unwrap();
     }
 
     async fn service(&self, name: &str, ip: &str) {
         let service = object(name, json!({"spec": {"clusterIP": ip}}));
-        self.services.send(Change::Applied(service)).await.unwrap();
+        self.services.send(Change::applied(service)).await.unwrap();
     }
 }
 

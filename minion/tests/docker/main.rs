@@ -138,7 +138,7 @@ async fn the_end_of_a_container_is_seen_with_its_code_and_times() {
         let id = b.run("u1", "web", &infra, "exit 3").await;
         let state = eventually("the container ends", async || {
             let seen = b.runtime.list_pod("u1").await.unwrap();
-            let state = seen.into_iter().find(|c| c.id == id)?.state;
+            let state = seen.iter().find(|c| c.id == id)?.state.clone();
             matches!(state, State::Exited { .. }).then_some(state)
         })
         .await;

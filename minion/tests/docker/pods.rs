@@ -49,8 +49,8 @@ impl Minion {
     async fn start(b: &Bench, root: &Path, pods: Vec<Pod>) -> Self {
         let (pods_in, pods_out) = mpsc::channel(16);
         let (services_in, services) = mpsc::channel(1);
-        services_in.send(Change::Replaced(Vec::new())).await.unwrap();
-        pods_in.send(Change::Replaced(pods)).await.unwrap();
+        services_in.send(Change::replaced(Vec::new())).await.unwrap();
+        pods_in.send(Change::replaced(pods)).await.unwrap();
         let config = Config::new(NODE, [127, 0, 0, 1].into(), &b.cluster, root.to_owned());
         let (told, shutdown) = (Told::default(), CancellationToken::new());
         let inputs = Inputs { pods: pods_out, services };
@@ -78,12 +78,12 @@ impl Minion {
     }
 }
 
-async fn running(b: &Bench, uid: &str, name: &str) -> Option<Container> {
+async fn running(b: &Bench, uid: &str, name: &str) -> Option<Arc<Container>> {
     let all = b.runtime.list_pod(uid).await.unwrap();
     all.into_iter().find(|c| c.name == name && matches!(c.state, State::Running { .. }))
 }
 
-async fn replaced(b: &Bench, uid: &str, name: &str, old: &ContainerId) -> Container {
+async fn replaced(b: &Bench, uid: &str, name: &str, old: &ContainerId) -> Arc<Container> {
     eventually("a new container", async || running(b, uid, name).await.filter(|c| c.id != *old)).await
 }
 
@@ -143,7 +143,7 @@ async fn a_pod_starts_heals_is_adopted_and_goes() {
 
         adopted.metadata.deletion_timestamp = Some(coracle_api::meta::Time(jiff::Timestamp::now()));
         adopted.metadata.deletion_grace_period_seconds = Some(1);
-        minion.pods.send(Change::Applied(adopted)).await.unwrap();
+        minion.pods.send(Change::applied(adopted)).await.unwrap();
         eventually("the object is deleted", async || minion.told.1.lock().unwrap().then_some(())).await;
         assert!(b.runtime.list_pod(uid).await.unwrap().is_empty() && !root.path().join("pods").join(uid).exists());
         minion.stop().await;

@@ -197,7 +197,7 @@ async fn a_minion_registers_beats_and_leaves_its_pods_running_when_it_stops() {
         let running = async || {
             let seen = b.runtime.list().await.unwrap();
             let running = seen.into_iter().filter(|c| matches!(c.state, Running { .. }));
-            running.map(|c| (c.name, c.id)).collect::<Vec<_>>()
+            running.map(|c| (c.name.clone(), c.id.clone())).collect::<Vec<_>>()
         };
         let pod = eventually("both containers of the pod run", async || {
             let containers = running().await;
@@ -240,7 +240,7 @@ async fn a_pod_finds_a_service_by_its_short_name_also_after_the_minion_was_away(
         let minion = start().await;
         let web = eventually("the pod runs", async || {
             let seen = b.runtime.list().await.unwrap();
-            seen.into_iter().find(|c| c.name == "web" && matches!(c.state, Running { .. })).map(|c| c.id)
+            seen.into_iter().find(|c| c.name == "web" && matches!(c.state, Running { .. })).map(|c| c.id.clone())
         })
         .await;
         let run = async |command: &[&str]| {

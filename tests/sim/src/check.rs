@@ -107,7 +107,7 @@ fn containers(host: &Host, pods: &BTreeMap<&str, &PodState>) -> Result<(), Strin
             ));
         }
         if matches!(container.state, Running::Running { .. }) {
-            running.entry(container.pod_uid).or_default().insert(container.name);
+            running.entry(container.pod_uid.clone()).or_default().insert(container.name.clone());
         }
     }
     for pod in pods.values().filter(|pod| pod.node.as_ref() == Some(name)) {

@@ -1,6 +1,6 @@
 //! The engine of a host as one life of its minion sees it: the hollow engine, which survives, behind a gate.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use coracle_minion::runtime::{
@@ -28,11 +28,11 @@ impl Engine {
 }
 
 impl Runtime for Engine {
-    async fn list(&self) -> Result<Vec<Container>, RuntimeError> {
+    async fn list(&self) -> Result<Vec<Arc<Container>>, RuntimeError> {
         self.pass(self.hollow.list()).await
     }
 
-    async fn list_pod(&self, pod_uid: &str) -> Result<Vec<Container>, RuntimeError> {
+    async fn list_pod(&self, pod_uid: &str) -> Result<Vec<Arc<Container>>, RuntimeError> {
         self.pass(self.hollow.list_pod(pod_uid)).await
     }
 

@@ -27,18 +27,18 @@ fn apply(zone: &mut Zone, update: Option<Update>) {
 
 fn service(zone: &mut Zone, namespace: &str, name: &str, spec: Value) {
     let service = object(namespace, name, json!({"spec": spec}));
-    apply(zone, Update::of_services(Change::Applied(service)));
+    apply(zone, Update::of_services(Change::applied(service)));
 }
 
 fn endpoints(zone: &mut Zone, namespace: &str, name: &str, subsets: Value) {
     let endpoints = object(namespace, name, json!({"subsets": subsets}));
-    apply(zone, Update::of_endpoints(Change::Applied(endpoints)));
+    apply(zone, Update::of_endpoints(Change::applied(endpoints)));
 }
 
 fn empty() -> Zone {
     let mut zone = Zone::new(site());
-    apply(&mut zone, Update::of_services(Change::Replaced(vec![])));
-    apply(&mut zone, Update::of_endpoints(Change::Replaced(vec![])));
+    apply(&mut zone, Update::of_services(Change::replaced(vec![])));
+    apply(&mut zone, Update::of_endpoints(Change::replaced(vec![])));
     zone
 }
 
@@ -258,9 +258,9 @@ fn before_both_lists_nobody_is_told_that_a_name_does_not_exist() {
         assert_eq!(ask(&zone, "web.shop.svc.cluster.local.", V4), failed);
         assert_eq!(ask(&zone, "5.0.0.10.in-addr.arpa.", Ptr), failed);
         assert!(ask(&zone, "www.example.com.", V4).upstream.is_some());
-        apply(&mut zone, Update::of_services(Change::Replaced(vec![])));
+        apply(&mut zone, Update::of_services(Change::replaced(vec![])));
     }
-    apply(&mut zone, Update::of_endpoints(Change::Replaced(vec![])));
+    apply(&mut zone, Update::of_endpoints(Change::replaced(vec![])));
     assert_eq!(ask(&zone, "web.shop.svc.cluster.local.", V4).code, NXDomain);
     assert!(Update::of_services(Change::Interrupted("x".into())).is_none());
 }
@@ -276,14 +276,14 @@ fn changes_are_seen_and_leave_nothing_behind() {
     let pointer = |zone: &Zone, name| texts(&ask(zone, name, Ptr).answers);
     assert_eq!(pointer(&zone, "5.0.0.10.in-addr.arpa."), ["PTR next.shop.svc.cluster.local."]);
     let web = object("shop", "web", json!({"spec": {"clusterIP": "10.0.0.6"}}));
-    apply(&mut zone, Update::of_services(Change::Deleted(web)));
+    apply(&mut zone, Update::of_services(Change::deleted(web)));
     assert_eq!(ask(&zone, "web.shop.svc.cluster.local.", V4).code, NXDomain);
     assert_eq!(ask(&zone, "6.0.0.10.in-addr.arpa.", Ptr).code, NXDomain);
     assert_eq!(ask(&zone, "9.0.244.10.in-addr.arpa.", Ptr).code, NXDomain, "endpoints without a service");
-    apply(&mut zone, Update::of_services(Change::Replaced(vec![])));
+    apply(&mut zone, Update::of_services(Change::replaced(vec![])));
     assert!(!zone.has_namespace("shop"));
     for name in ["web", "db"] {
-        apply(&mut zone, Update::of_endpoints(Change::Deleted(object("shop", name, json!({})))));
+        apply(&mut zone, Update::of_endpoints(Change::deleted(object("shop", name, json!({})))));
     }
     assert_eq!(zone.endpoints_at([10, 244, 0, 2].into()).count(), 0);
 }

@@ -72,16 +72,16 @@ fn nodes_come_from_their_addresses_and_ranges() {
     };
     let mut peers = Peers::default();
     assert_eq!(peers.others("n1"), None, "not listed yet");
-    peers.apply(Change::Replaced(vec![
+    peers.apply(Change::replaced(vec![
         node("n1", "192.0.2.11", "10.244.1.0/24"),
         node("n2", "192.0.2.12", "10.244.2.0/24"),
     ]));
     assert_eq!(peers.others("n1"), Some(vec![peer("192.0.2.12", "10.244.2.0/24")]));
-    peers.apply(Change::Applied(node("n3", "2001:db8::3", "10.244.3.0/24")));
-    peers.apply(Change::Applied(node("n2", "192.0.2.22", "10.244.2.0/24")));
+    peers.apply(Change::applied(node("n3", "2001:db8::3", "10.244.3.0/24")));
+    peers.apply(Change::applied(node("n2", "192.0.2.22", "10.244.2.0/24")));
     peers.apply(Change::Interrupted("x".into()));
     assert_eq!(peers.others("n1"), Some(vec![peer("192.0.2.22", "10.244.2.0/24")]));
-    peers.apply(Change::Deleted(node("n2", "192.0.2.22", "10.244.2.0/24")));
+    peers.apply(Change::deleted(node("n2", "192.0.2.22", "10.244.2.0/24")));
     assert_eq!(peers.others("n1"), Some(vec![]));
 }
 

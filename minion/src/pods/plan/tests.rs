@@ -109,7 +109,7 @@ impl World {
         }
         self.made += 1;
         let id = ContainerId(format!("{name}-{}", self.made));
-        self.observed.containers.push(Container {
+        let container = Container {
             id: id.clone(),
             pod_uid: "u1".into(),
             pod_name: "p".into(),
@@ -122,7 +122,8 @@ impl World {
             created_at: self.now,
             state: State::Running { started_at: self.now },
             ip: (name == labels::INFRA).then(|| [10, 244, 1, 2].into()),
-        });
+        };
+        self.observed.containers.push(Arc::new(container));
         let live = self.observed.all(name).filter(|c| is_running(c)).count();
         assert_eq!(live, 1, "two live containers called {name}");
         Some(id)
@@ -134,7 +135,7 @@ impl World {
             && let State::Running { started_at } = c.state
         {
             let (oom_killed, error) = (false, String::new());
-            c.state = State::Exited { code, oom_killed, started_at, finished_at: now, error };
+            Arc::make_mut(c).state = State::Exited { code, oom_killed, started_at, finished_at: now, error };
         }
     }
 
@@ -234,7 +235,7 @@ impl World {
     fn restart_minion(&mut self) {
         self.under_way.clear();
         if let Some(pod) = &mut self.pod {
-            pod.status.clone_from(&self.memory.status);
+            pod.status = self.memory.status.as_deref().cloned();
         }
         self.memory = self.pod.as_ref().map(PodMemory::adopt).unwrap_or_default();
     }

@@ -117,8 +117,8 @@ impl Bench {
     }
 
     async fn list(&self) {
-        self.services.send(Change::Replaced(vec![service()])).await.unwrap();
-        self.endpoints.send(Change::Replaced(vec![endpoints(&["10.244.0.2"])])).await.unwrap();
+        self.services.send(Change::replaced(vec![service()])).await.unwrap();
+        self.endpoints.send(Change::replaced(vec![endpoints(&["10.244.0.2"])])).await.unwrap();
     }
 
     /// Waits until the plane was told exactly this since the last wait, then forgets it.
@@ -165,11 +165,11 @@ fn endpoints(hosts: &[&str]) -> Endpoints {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_loaded_before_both_kinds_are_listed() {
     let bench = Bench::start();
-    bench.services.send(Change::Replaced(vec![service()])).await.unwrap();
+    bench.services.send(Change::replaced(vec![service()])).await.unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(!*bench.synced.borrow());
     bench.expect(&[]).await;
-    bench.endpoints.send(Change::Replaced(vec![])).await.unwrap();
+    bench.endpoints.send(Change::replaced(vec![])).await.unwrap();
     bench.expect(&["load", "cut 1"]).await;
     bench.synced.clone().wait_for(|s| *s).await.unwrap();
 }
@@ -179,10 +179,10 @@ async fn changes_go_as_deltas_and_lost_udp_backends_are_cut() {
     let bench = Bench::start();
     bench.list().await;
     bench.expect(&["load", "cut 1"]).await;
-    bench.endpoints.send(Change::Applied(endpoints(&["10.244.0.3"]))).await.unwrap();
+    bench.endpoints.send(Change::applied(endpoints(&["10.244.0.3"]))).await.unwrap();
     bench.expect(&["update 1", "cut 1"]).await;
     bench.holds(&["10.244.0.3"]).await;
-    bench.endpoints.send(Change::Applied(endpoints(&["10.244.0.3"]))).await.unwrap();
+    bench.endpoints.send(Change::applied(endpoints(&["10.244.0.3"]))).await.unwrap();
     bench.endpoints.send(Change::Interrupted("gone".into())).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     bench.expect(&[]).await;
@@ -197,7 +197,7 @@ async fn what_arrives_during_a_run_is_one_more_run() {
     bench.expect(&["load"]).await;
     // More than a queue holds: the driver takes them in while it waits for the run.
     for host in 0..200 {
-        bench.endpoints.send(Change::Applied(endpoints(&[&format!("10.244.1.{host}")]))).await.unwrap();
+        bench.endpoints.send(Change::applied(endpoints(&[&format!("10.244.1.{host}")]))).await.unwrap();
     }
     open.send(()).unwrap();
     bench.expect(&["cut 1", "update 1", "cut 1"]).await;
@@ -214,7 +214,7 @@ async fn changes_do_not_wait_for_flows_to_be_cut() {
     for (host, told) in
         [("10.244.0.3", &["update 1", "cut 1"][..]), ("10.244.0.4", &["update 1"]), ("10.244.0.5", &["update 1"])]
     {
-        bench.endpoints.send(Change::Applied(endpoints(&[host]))).await.unwrap();
+        bench.endpoints.send(Change::applied(endpoints(&[host]))).await.unwrap();
         bench.expect(told).await;
         bench.holds(&[host]).await;
     }
@@ -229,7 +229,7 @@ async fn a_refused_change_is_followed_by_a_full_load() {
     bench.list().await;
     bench.expect(&["load", "cut 1"]).await;
     bench.world.lock().unwrap().fail = 3;
-    bench.endpoints.send(Change::Applied(endpoints(&["10.244.0.3"]))).await.unwrap();
+    bench.endpoints.send(Change::applied(endpoints(&["10.244.0.3"]))).await.unwrap();
     bench.expect(&["update 1", "load", "load", "load", "cut 2"]).await;
     bench.holds(&["10.244.0.3"]).await;
 }

@@ -1,7 +1,10 @@
 //! Containers on the engine: how ours are described when created, and how the engine's
 //! description becomes an observation. Translation is pure; the calls are thin.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use bollard::{
     errors::Error,
@@ -32,14 +35,14 @@ const CPU_QUOTA_MIN_US: i64 = 1_000;
 
 /// All containers that `filters` select, in any state. Each is inspected: the engine's list has
 /// no exit code, no times and no start error. One removed meanwhile is left out.
-pub(super) async fn list(engine: &Engine, filters: Filters) -> Result<Vec<Container>, RuntimeError> {
+pub(super) async fn list(engine: &Engine, filters: Filters) -> Result<Vec<Arc<Container>>, RuntimeError> {
     let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
     let listing = engine.docker().list_containers(Some(options));
     let found = engine.read("listing", "containers", listing).await?;
     let inspections = found.into_iter().filter_map(|c| c.id).map(|id| async move { inspect(engine, &id).await });
-    let mut containers: Vec<Container> = stream::iter(inspections)
+    let mut containers: Vec<Arc<Container>> = stream::iter(inspections)
         .buffer_unordered(INSPECTIONS)
-        .try_filter_map(|c| async move { Ok(c.and_then(observed)) })
+        .try_filter_map(|c| async move { Ok(c.and_then(observed).map(Arc::new)) })
         .try_collect()
         .await?;
     containers.sort_by(|a, b| (&a.pod_uid, &a.name, a.attempt).cmp(&(&b.pod_uid, &b.name, b.attempt)));

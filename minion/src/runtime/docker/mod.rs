@@ -18,7 +18,7 @@ mod exec;
 mod images;
 mod logs;
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -73,11 +73,11 @@ impl DockerRuntime {
 }
 
 impl Runtime for DockerRuntime {
-    async fn list(&self) -> Result<Vec<Container>, RuntimeError> {
+    async fn list(&self) -> Result<Vec<Arc<Container>>, RuntimeError> {
         containers::list(&self.engine, self.filters(&[])).await
     }
 
-    async fn list_pod(&self, pod_uid: &str) -> Result<Vec<Container>, RuntimeError> {
+    async fn list_pod(&self, pod_uid: &str) -> Result<Vec<Arc<Container>>, RuntimeError> {
         containers::list(&self.engine, self.filters(&[(labels::POD_UID, pod_uid)])).await
     }
 

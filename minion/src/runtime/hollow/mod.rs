@@ -135,8 +135,8 @@ impl Hollow {
     }
 
     /// All containers, as they are.
-    pub fn containers(&self) -> Vec<Container> {
-        self.world().containers.values().map(|p| p.container.clone()).collect()
+    pub fn containers(&self) -> Vec<Arc<Container>> {
+        self.world().containers.values().map(|p| Arc::clone(&p.container)).collect()
     }
 
     /// How often a call was made.
@@ -220,14 +220,14 @@ impl Hollow {
 }
 
 impl Runtime for Hollow {
-    async fn list(&self) -> Result<Vec<Container>, RuntimeError> {
+    async fn list(&self) -> Result<Vec<Arc<Container>>, RuntimeError> {
         self.enter(Call::List, self.delays.look).await?;
         Ok(self.containers())
     }
 
-    async fn list_pod(&self, pod_uid: &str) -> Result<Vec<Container>, RuntimeError> {
+    async fn list_pod(&self, pod_uid: &str) -> Result<Vec<Arc<Container>>, RuntimeError> {
         self.enter(Call::List, self.delays.look).await?;
-        Ok(self.containers().into_iter().filter(|c| c.pod_uid == pod_uid).collect())
+        Ok(self.world().pod(pod_uid))
     }
 
     fn events(&self) -> mpsc::Receiver<RuntimeEvent> {
@@ -391,7 +391,7 @@ mod tests {
         // Bounds that chance crosses once in millions of times.
         assert!((880..1120).contains(&started), "{started} of 2000 starts succeeded");
         tokio::time::sleep(Duration::from_secs(100)).await;
-        let crashed = |c: &&Container| matches!(c.state, State::Exited { code: CRASHED, .. });
+        let crashed = |c: &&Arc<Container>| matches!(c.state, State::Exited { code: CRASHED, .. });
         let crashed = hollow.containers().iter().filter(crashed).count() as f64 / started as f64;
         assert!((0.55..0.71).contains(&crashed), "{crashed} crashed in their average life");
     }
@@ -403,7 +403,8 @@ mod tests {
         let kept = hollow.run_infra(&fixture.infra("kept", 0)).await.unwrap();
         for n in 0..600 {
             let infra = hollow.run_infra(&fixture.infra("p1", n)).await.unwrap();
-            let addresses: Vec<_> = hollow.containers().into_iter().filter_map(|c| Some((c.id, c.ip?))).collect();
+            let addresses: Vec<_> =
+                hollow.containers().into_iter().filter_map(|c| Some((c.id.clone(), c.ip?))).collect();
             assert_eq!(addresses.len(), 2);
             let unlike = addresses[0].1 != addresses[1].1;
             let near = addresses.iter().all(|(_, ip)| ip.to_string().starts_with("10.244.0."));

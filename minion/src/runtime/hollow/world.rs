@@ -1,8 +1,9 @@
 //! The state of a hollow engine: containers, images, listeners, faults.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
 };
 
 use jiff::Timestamp;
@@ -19,7 +20,7 @@ const ADDRESSES: u32 = 253;
 /// A container and what it does.
 #[derive(Debug, Clone)]
 pub(super) struct Process {
-    pub(super) container: Container,
+    pub(super) container: Arc<Container>,
     pub(super) script: Script,
     /// Counts its starts.
     pub(super) run: u64,
@@ -30,6 +31,12 @@ pub(super) struct Process {
 #[derive(Debug, Default)]
 pub(super) struct World {
     pub(super) containers: BTreeMap<ContainerId, Process>,
+    /// The containers of each pod, by its UID.
+    pods: HashMap<String, Vec<ContainerId>>,
+    /// The names of all containers.
+    names: HashSet<String>,
+    /// The addresses of running pods.
+    taken: BTreeSet<IpAddr>,
     /// Images that are not here, and whether a pull gets them.
     pub(super) missing: BTreeMap<String, bool>,
     pub(super) calls: BTreeMap<Call, u64>,
@@ -80,6 +87,12 @@ impl World {
         }
     }
 
+    /// The containers of a pod.
+    pub(super) fn pod(&self, uid: &str) -> Vec<Arc<Container>> {
+        let ids = self.pods.get(uid).into_iter().flatten();
+        ids.filter_map(|id| self.containers.get(id)).map(|p| Arc::clone(&p.container)).collect()
+    }
+
     pub(super) fn running(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         match self.containers.get(id) {
             Some(p) if matches!(p.container.state, State::Running { .. }) => Ok(()),
@@ -90,7 +103,9 @@ impl World {
 
     pub(super) fn create_infra(&mut self, spec: &InfraSpec, now: Timestamp) -> Result<ContainerId, RuntimeError> {
         let ports: Vec<_> = spec.ports.iter().map(|p| p.host_port).collect();
-        let running = self.containers.values().filter(|p| matches!(p.container.state, State::Running { .. }));
+        // Most pods have no ports of the host.
+        let others = self.containers.values().filter(|p| !ports.is_empty() && !p.ports.is_empty());
+        let running = others.filter(|p| matches!(p.container.state, State::Running { .. }));
         if let Some(port) = running.flat_map(|p| &p.ports).find(|port| ports.contains(port)) {
             return Err(RuntimeError::PortTaken(port.to_string()));
         }
@@ -121,7 +136,7 @@ impl World {
         script: Script,
         now: Timestamp,
     ) -> Result<ContainerId, RuntimeError> {
-        if self.containers.values().any(|p| p.name == name) {
+        if !self.names.insert(name.to_owned()) {
             return Err(RuntimeError::NameTaken(name.to_owned()));
         }
         self.created += 1;
@@ -141,6 +156,8 @@ impl World {
             state: State::Created,
             ip: None,
         };
+        self.pods.entry(container.pod_uid.clone()).or_default().push(id.clone());
+        let container = Arc::new(container);
         let process = Process { container, script, run: 0, name: name.to_owned(), ports: Vec::new() };
         self.containers.insert(id.clone(), process);
         self.announce(&id);
@@ -157,9 +174,11 @@ impl World {
         }
         if infra {
             let (offset, ip) = address.ok_or_else(|| RuntimeError::Refused("no address is free".into()))?;
-            (self.last_address, process.container.ip) = (offset, Some(ip));
+            self.last_address = offset;
+            self.taken.insert(ip);
+            Arc::make_mut(&mut process.container).ip = Some(ip);
         }
-        process.container.state = State::Running { started_at: now };
+        Arc::make_mut(&mut process.container).state = State::Running { started_at: now };
         process.run += 1;
         let started = (process.run, process.script.clone());
         self.announce(id);
@@ -170,25 +189,37 @@ impl World {
     /// late as can be.
     fn free_address(&self) -> Option<(u32, IpAddr)> {
         let first = u32::from(self.first_address.unwrap_or(Ipv4Addr::new(10, 244, 0, 2)));
-        let taken: BTreeSet<IpAddr> = self.containers.values().filter_map(|p| p.container.ip).collect();
         let offsets = (1..=ADDRESSES).map(|step| (self.last_address + step) % ADDRESSES);
         let mut all = offsets.map(|offset| (offset, IpAddr::V4(first.wrapping_add(offset).into())));
-        all.find(|(_, ip)| !taken.contains(ip))
+        all.find(|(_, ip)| !self.taken.contains(ip))
     }
 
     pub(super) fn exit(&mut self, id: &ContainerId, code: i32, now: Timestamp) {
         let Some(process) = self.containers.get_mut(id) else { return };
         let State::Running { started_at } = process.container.state else { return };
         let (oom_killed, error) = (false, String::new());
-        process.container.state = State::Exited { code, oom_killed, started_at, finished_at: now, error };
-        process.container.ip = None;
+        let container = Arc::make_mut(&mut process.container);
+        container.state = State::Exited { code, oom_killed, started_at, finished_at: now, error };
+        if let Some(ip) = container.ip.take() {
+            self.taken.remove(&ip);
+        }
         self.announce(id);
     }
 
     pub(super) fn remove(&mut self, id: &ContainerId) {
-        if let Some(process) = self.containers.remove(id) {
-            self.send(&RuntimeEvent::Changed { pod_uid: process.container.pod_uid, id: id.clone() });
+        let Some(process) = self.containers.remove(id) else { return };
+        let container = &process.container;
+        self.names.remove(&process.name);
+        if let Some(ip) = &container.ip {
+            self.taken.remove(ip);
         }
+        if let Some(others) = self.pods.get_mut(&container.pod_uid) {
+            others.retain(|other| other != id);
+            if others.is_empty() {
+                self.pods.remove(&container.pod_uid);
+            }
+        }
+        self.send(&RuntimeEvent::Changed { pod_uid: container.pod_uid.clone(), id: id.clone() });
     }
 
     fn announce(&mut self, id: &ContainerId) {
