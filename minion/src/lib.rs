@@ -11,12 +11,14 @@
 //! * [`reset`]: takes everything of a cluster off this host.
 
 pub mod bare;
+mod conntrack;
 mod deadline;
 pub mod dns;
 pub mod feed;
 pub mod hollow;
 pub mod minion;
 pub mod network;
+mod nfnetlink;
 pub mod node;
 mod parts;
 pub mod pods;

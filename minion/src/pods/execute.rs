@@ -67,6 +67,8 @@ pub(super) struct Job {
     pub(super) uid: String,
     pub(super) action: Action,
     pub(super) pod_ip: Option<IpAddr>,
+    /// The address, if the action is the end of the pod's network.
+    pub(super) gives_back: Option<IpAddr>,
     pub(super) cancel: CancellationToken,
 }
 
@@ -75,10 +77,7 @@ pub(super) async fn run<R: Runtime, P: Report>(shared: Arc<Shared<R, P>>, job: J
     let step = Step { shared: &shared, job: &job };
     match (&job.action, &job.pod) {
         (Action::Stop { container, id, grace, reason }, _) => step.stop(container, id, *grace, reason).await,
-        (Action::Remove { id }, _) => match shared.runtime.remove(id).await {
-            Ok(()) | Err(RuntimeError::NotFound(_)) => Outcome::Done,
-            Err(e) => failed("RemoveContainerError", e),
-        },
+        (Action::Remove { id }, _) => step.remove(id).await,
         (Action::RemoveVolumes, _) => step.remove_volumes().await,
         (Action::MountVolumes, Some(pod)) => step.mount_volumes(pod).await,
         (Action::EnsureImage { image, pull }, _) => step.ensure_image(image, *pull).await,
@@ -133,6 +132,16 @@ impl<R: Runtime, P: Report> Step<'_, R, P> {
             () = self.job.cancel.cancelled() => None,
             permit = self.shared.restarts.acquire(), if restart => permit.ok(),
             permit = self.shared.starts.acquire() => permit.ok(),
+        }
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Outcome {
+        if let Some(ip) = self.job.gives_back {
+            self.shared.runtime.settle(ip).await;
+        }
+        match self.shared.runtime.remove(id).await {
+            Ok(()) | Err(RuntimeError::NotFound(_)) => Outcome::Done,
+            Err(e) => failed("RemoveContainerError", e),
         }
     }
 

@@ -342,12 +342,15 @@ impl<R: Runtime, P: Report> Worker<R, P> {
             self.slots.remove(&replaced.task.id());
             replaced.task.abort();
         }
+        let ends_network = |infra: &&Container| matches!(&action, Action::Remove { id } if *id == infra.id);
+        let gives_back = self.observed.infra().filter(ends_network).and_then(|infra| infra.ip);
         let cancel = CancellationToken::new();
         let job = Job {
             pod: self.known.clone(),
             uid: self.uid.clone(),
             action,
             pod_ip: self.pod_ip(),
+            gives_back,
             cancel: cancel.clone(),
         };
         let run = execute::run(Arc::clone(&self.shared), job);

@@ -42,6 +42,15 @@ impl Protocol {
             Protocol::Sctp => "sctp",
         }
     }
+
+    /// `IPPROTO_*`
+    pub fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+        }
+    }
 }
 
 /// Where clients find a service.

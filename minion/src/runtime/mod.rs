@@ -320,6 +320,13 @@ pub trait Runtime: Send + Sync + 'static {
     /// Starts a created container.
     fn start(&self, id: &ContainerId) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
+    /// Clears the way for the end of a pod's network. To be called before its infra container, when
+    /// nothing else of the pod runs, is removed.
+    fn settle(&self, ip: IpAddr) -> impl Future<Output = ()> + Send {
+        let _ = ip;
+        async {}
+    }
+
     /// SIGTERM (or the image's stop signal), then SIGKILL after `grace`. Done when it has ended.
     /// A container that is not running is left as it is.
     fn stop(&self, id: &ContainerId, grace: Duration) -> impl Future<Output = Result<(), RuntimeError>> + Send;

@@ -18,7 +18,7 @@ mod exec;
 mod images;
 mod logs;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -27,7 +27,7 @@ use super::{
     Container, ContainerId, ContainerSpec, ExecOutcome, ExecQuery, ExecSession, Image, InfraSpec, LogQuery, Runtime,
     RuntimeError, RuntimeEvent, labels,
 };
-use crate::network::neighbours;
+use crate::{conntrack, network::neighbours};
 pub(crate) use containers::remove;
 pub use engine::Engine;
 pub(crate) use engine::api_number;
@@ -125,6 +125,12 @@ impl Runtime for DockerRuntime {
 
     async fn start(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         containers::start(&self.engine, id).await
+    }
+
+    async fn settle(&self, ip: IpAddr) {
+        if let IpAddr::V4(ip) = ip {
+            conntrack::forget_pod(ip).await;
+        }
     }
 
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), RuntimeError> {
