@@ -87,11 +87,9 @@ for purpose in "$@"; do
       start_engine
       ;;
     images) need busybox busybox-static busybox busybox-static ;;
-    proxy)
-      need nft nftables nftables nftables
-      need conntrack conntrack conntrack-tools conntrack-tools
-      ;;
+    proxy) need nft nftables nftables nftables ;;
     bench-proxy)
+      need conntrack conntrack conntrack-tools conntrack-tools
       need nginx nginx-light nginx nginx
       need wrk wrk wrk wrk
       need iperf3 iperf3 iperf3 iperf3

@@ -28,7 +28,7 @@ shift
 [ "$(id -u)" = 0 ] || fail "run this as root"
 
 # What is asked by which command, and the package that has it.
-needed=(nft:nftables conntrack:conntrack iptables:iptables)
+needed=(nft:nftables iptables:iptables)
 [ "$role" = master ] || needed+=(dockerd:docker.io)
 packages=()
 for need in "${needed[@]}"; do

@@ -51,7 +51,7 @@ const PROTOCOL_NUMBER: u16 = 1;
 const PORT_SOURCE: u16 = 2;
 /// `CTA_PROTO_DST_PORT`
 const PORT_DESTINATION: u16 = 3;
-/// For one call: a look goes through every connection of the host, a million in a second or two.
+/// For one call: a look goes through every connection of the host.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Room for a part of the list.
 const BUFFER_BYTES: u32 = 1 << 20;

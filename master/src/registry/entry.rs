@@ -251,7 +251,7 @@ impl Entry {
     }
 
     /// The typed object, decoded once and kept with this version of it: for the few that are looked at on
-    /// each change of the many, as services are for pods.
+    /// each change of the many, as services are for pods. `None` if the entry is of another kind.
     pub fn kept<T: TypedObject>(&self) -> Option<Arc<T>> {
         let kept = self.kept.get_or_init(|| Some(Arc::new(self.typed::<T>()?)));
         kept.clone()?.downcast().ok()

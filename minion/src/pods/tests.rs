@@ -387,6 +387,23 @@ async fn a_deleted_pod_gets_its_grace_and_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_flows_to_a_pod_are_forgotten_when_its_network_ends_and_not_before() {
+    let mut node = Node::new();
+    node.start().await;
+    node.apply(pod("u1", serde_json::json!([server("a")]))).await;
+    node.until_status("u1", "Running a:ready").await;
+    for attempt in 1..=2 {
+        node.hollow.kill(&node.running("a")[0].id);
+        node.until("the restart", |n| n.running("a").first().is_some_and(|c| c.attempt == attempt)).await;
+    }
+    node.until("a dead container is removed", |n| n.hollow.calls(Call::Remove) > 0).await;
+    assert_eq!(node.hollow.calls(Call::Settle), 0, "the pod serves on");
+    node.delete("u1", 5).await;
+    node.until("removed", |n| n.hollow.containers().is_empty()).await;
+    assert_eq!(node.hollow.calls(Call::Settle), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_vanished_is_cleaned_up_too() {
     let mut node = Node::new();
     node.start().await;

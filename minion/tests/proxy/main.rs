@@ -1,5 +1,5 @@
 //! The service proxy against the real kernel: hosts, pods and an uplink as network namespaces, and
-//! once on Docker. Needs root, `ip`, `nft` and `conntrack`; the Docker part needs an engine.
+//! once on Docker. Needs root, `ip` and `nft`; the Docker part needs an engine.
 //!
 //! What is promised for both data planes is a function of the mode, run in each; the name of a test
 //! tells which.

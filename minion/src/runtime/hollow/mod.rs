@@ -8,7 +8,7 @@ mod script;
 mod world;
 
 use std::{
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -36,6 +36,7 @@ pub enum Call {
     Image,
     Pull,
     RunInfra,
+    Settle,
     Create,
     Start,
     Stop,
@@ -276,6 +277,11 @@ impl Runtime for Hollow {
         }
         self.launch(id, self.mishaps.life())?;
         self.leave(Call::Start, ())
+    }
+
+    async fn settle(&self, _: IpAddr) {
+        // There is nothing to clear; it counts.
+        let _ = self.world().enter(Call::Settle);
     }
 
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), RuntimeError> {
