@@ -272,6 +272,9 @@ fn old_of<T: TypedObject>(old: &dyn Object) -> Option<&T> {
     old.downcast_ref::<T>()
 }
 
+/// Bytes that most objects fit in.
+const JSON_USUAL: usize = 2048;
+
 impl<T: TypedObject> Object for T {
     fn kind(&self) -> &'static Kind {
         T::row()
@@ -284,7 +287,11 @@ impl<T: TypedObject> Object for T {
     }
     fn to_json(&self) -> Vec<u8> {
         // Hub types hold strings, numbers and string-keyed maps only: writing them cannot fail.
-        serde_json::to_vec(self).unwrap_or_default()
+        let mut json = Vec::with_capacity(JSON_USUAL);
+        if serde_json::to_writer(&mut json, self).is_err() {
+            json.clear();
+        }
+        json
     }
     fn clone_box(&self) -> Box<dyn Object> {
         Box::new(self.clone())

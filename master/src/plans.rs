@@ -11,6 +11,7 @@ use crate::{
 };
 
 pub use crate::controllers::{
+    endpoints::Backend,
     relocation::{Fate, Sound},
     replication::plan::{Desired, Owner, Plan as ReplicaPlan, Replica},
 };
@@ -23,7 +24,7 @@ pub struct Plans {
     /// Which pods a replication controller adopts, releases, creates and deletes, of which number asked for.
     pub replicas: fn(Desired, &[Replica]) -> ReplicaPlan,
     /// The endpoints of a service with these pods.
-    pub subsets: fn(&Service, &[Pod]) -> Vec<EndpointSubset>,
+    pub subsets: fn(&Service, &[Backend<'_>]) -> Vec<EndpointSubset>,
     /// What becomes of a pod whose minion is silent.
     pub fate: fn(&Pod) -> Fate,
     /// Whether so many minions are silent that nothing moves; the time is after how long one is late.

@@ -1,17 +1,16 @@
 //! Endpoints: for each service with a selector, the addresses of its pods. Ready pods take
 //! traffic, the others are listed as not ready; pods on their way out are in neither list.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use coracle_api::{
     ApiError, IntOrString, Kind, TypedObject,
     core::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service, ServicePort},
     meta::ObjectMeta,
-    objects::pod,
 };
 
-use super::{Controller, nodes::NODE_LOST};
-use crate::registry::{EventType, Key, Registry, WatchItem};
+use super::{Controller, Looks};
+use crate::registry::{Entry, EventType, Key, PodFacts, Registry, WatchItem};
 
 /// On a service, says that a port without targetPort means the first port of the pod's first
 /// container, as in 2014.
@@ -28,7 +27,25 @@ const MANAGER: &str = "endpoint-controller";
 #[derive(Debug)]
 pub(crate) struct EndpointsController {
     pub(crate) registry: Registry,
-    pub(crate) plan: fn(&Service, &[Pod]) -> Vec<EndpointSubset>,
+    pub(crate) plan: fn(&Service, &[Backend<'_>]) -> Vec<EndpointSubset>,
+}
+
+/// A pod that a service selects, with an address and neither over nor on its way out.
+#[derive(Debug, Clone, Copy)]
+pub struct Backend<'a> {
+    /// Its namespace and name.
+    pub key: &'a Key,
+    /// Its uid.
+    pub uid: &'a str,
+    /// What is known of it.
+    pub pod: &'a PodFacts,
+}
+
+impl<'a> Backend<'a> {
+    fn of(entry: &'a Entry) -> Option<Self> {
+        let pod = entry.pod().filter(|pod| pod.is_active() && pod.ip.is_some())?;
+        Some(Self { key: &entry.key, uid: entry.uid(), pod })
+    }
 }
 
 impl Controller for EndpointsController {
@@ -47,27 +64,21 @@ impl Controller for EndpointsController {
             let changed = item.event != EventType::Modified && item.entry.label(MANAGED_BY) == Some(MANAGER);
             return if changed { vec![item.entry.key.clone()] } else { Vec::new() };
         }
-        // Labels of a pod can change, so services that listed it before are asked as well.
+        let before = item.before.as_deref();
+        if before.is_some_and(|before| is_same_backend(before, &item.entry)) && item.event == EventType::Modified {
+            return Vec::new();
+        }
+        // Labels of a pod can change, so services that selected it before are asked as well.
         let services = self.registry.snapshot(Service::row());
-        let endpoints = self.registry.snapshot(Endpoints::row());
-        let namespace = &item.entry.key.namespace;
-        let ip = item.entry.pod().and_then(|p| p.ip.as_deref());
-        services
-            .range(Some(namespace))
-            .filter(|service| {
-                let known = service.kept::<Service>();
-                let selector = known.as_ref().and_then(|s| s.spec.as_ref()?.selector.as_ref());
-                let listed = || {
-                    let known = endpoints.entries.get(&service.key).and_then(|e| e.kept::<Endpoints>());
-                    known.is_some_and(|e| lists(&e, &item.entry.key.name, ip))
-                };
-                item.entry.selected_by(selector) || listed()
-            })
-            .map(|service| service.key.clone())
-            .collect()
+        let selects = |service: &&Arc<Entry>| {
+            let known = service.kept::<Service>();
+            let selector = known.as_ref().and_then(|s| s.spec.as_ref()?.selector.as_ref());
+            item.entry.selected_by(selector) || before.is_some_and(|before| before.selected_by(selector))
+        };
+        services.range(Some(&item.entry.key.namespace)).filter(selects).map(|service| service.key.clone()).collect()
     }
 
-    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ApiError> {
+    async fn reconcile(&self, key: &Key, looks: &mut Looks) -> Result<Option<Duration>, ApiError> {
         let current: Option<Endpoints> = self.registry.get_typed(&key.namespace, &key.name);
         let Some(service) = self.registry.get_typed::<Service>(&key.namespace, &key.name) else {
             if current.is_some() {
@@ -81,15 +92,12 @@ impl Controller for EndpointsController {
         if own || selector.is_none() {
             return Ok(None);
         }
-        let pods: Vec<Pod> = self
-            .registry
-            .snapshot(Pod::row())
-            .range(Some(&key.namespace))
-            .filter(|entry| entry.selected_by(selector))
-            .filter(|entry| entry.pod().is_some_and(|p| p.is_active() && p.ip.is_some()))
-            .filter_map(|entry| entry.typed())
-            .collect();
-        let subsets = (self.plan)(&service, &pods);
+        let subsets = looks.time(|| {
+            let snapshot = self.registry.snapshot(Pod::row());
+            let selected = snapshot.range(Some(&key.namespace)).filter(|entry| entry.selected_by(selector));
+            let backends: Vec<_> = selected.filter_map(|entry| Backend::of(entry)).collect();
+            (self.plan)(&service, &backends)
+        });
         match current {
             Some(current) if current.subsets.as_deref().unwrap_or_default() == subsets => {}
             Some(_) => {
@@ -118,29 +126,29 @@ impl Controller for EndpointsController {
     }
 }
 
-fn lists(endpoints: &Endpoints, pod: &str, ip: Option<&str>) -> bool {
-    endpoints
-        .subsets
-        .iter()
-        .flatten()
-        .flat_map(|s| s.addresses.iter().flatten().chain(s.not_ready_addresses.iter().flatten()))
-        .any(|a| Some(a.ip.as_str()) == ip || a.target_ref.as_ref().and_then(|r| r.name.as_deref()) == Some(pod))
+/// Whether nothing changed that endpoints tell of.
+fn is_same_backend(before: &Entry, after: &Entry) -> bool {
+    fn of(entry: &Entry) -> Option<impl PartialEq + use<'_>> {
+        let Backend { uid, pod, .. } = Backend::of(entry)?;
+        Some((uid, &pod.ip, pod.ready, pod.lost, &pod.node, &pod.ports, &pod.hostname))
+    }
+    of(before) == of(after) && before.has_same_labels(after)
 }
 
 /// Groups the pods by the ports they resolve to. Pods of a silent minion may be gone: they take
 /// traffic only while no other pod does, as they may also be well, and the minion down. Pure; order follows addresses, so equal inputs
 /// give equal endpoints.
-pub(crate) fn plan_subsets(service: &Service, pods: &[Pod]) -> Vec<EndpointSubset> {
+pub(crate) fn plan_subsets(service: &Service, backends: &[Backend<'_>]) -> Vec<EndpointSubset> {
     let ports = service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
     let first = service.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(FIRST_CONTAINER_PORT));
     let unready_too = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses).unwrap_or_default();
     type Addresses = (Vec<EndpointAddress>, Vec<EndpointAddress>);
     let mut groups: BTreeMap<Vec<(String, i32, String)>, Addresses> = BTreeMap::new();
-    let is_lost = |pod: &Pod| pod.status.as_ref().and_then(|s| s.reason.as_deref()) == Some(NODE_LOST);
-    let all_lost = !pods.iter().any(|pod| pod::is_ready(pod) && !is_lost(pod));
-    let serves = |pod: &Pod| unready_too || pod::is_ready(pod) && (all_lost || !is_lost(pod));
-    for pod in pods {
-        let Some(address) = address_of(pod, service) else { continue };
+    let all_lost = !backends.iter().any(|b| b.pod.ready && !b.pod.lost);
+    let serves = |pod: &PodFacts| unready_too || pod.ready && (all_lost || !pod.lost);
+    for backend in backends {
+        let pod = backend.pod;
+        let Some(address) = address_of(backend, service) else { continue };
         let resolved: Vec<_> = ports
             .iter()
             .filter_map(|port| {
@@ -176,34 +184,31 @@ pub(crate) fn plan_subsets(service: &Service, pods: &[Pod]) -> Vec<EndpointSubse
 }
 
 /// A pod has a name of its own below that of the service which its subdomain names.
-fn address_of(pod: &Pod, service: &Service) -> Option<EndpointAddress> {
-    let spec = pod.spec.as_ref()?;
-    let named = spec.subdomain.as_deref().is_some_and(|name| Some(name) == service.metadata.name.as_deref());
+fn address_of(backend: &Backend<'_>, service: &Service) -> Option<EndpointAddress> {
+    let Backend { key, uid, pod } = backend;
+    let own =
+        pod.hostname.as_deref().filter(|(_, subdomain)| Some(subdomain.as_str()) == service.metadata.name.as_deref());
     Some(EndpointAddress {
-        ip: pod.status.as_ref()?.pod_ip.clone().filter(|ip| !ip.is_empty())?,
-        node_name: spec.node_name.clone(),
-        hostname: spec.hostname.clone().filter(|name| named && !name.is_empty()),
+        ip: pod.ip.as_ref()?.to_string(),
+        node_name: pod.node.as_ref().map(ToString::to_string),
+        hostname: own.map(|(hostname, _)| hostname.to_string()),
         target_ref: Some(ObjectReference {
             kind: Some("Pod".into()),
-            namespace: pod.metadata.namespace.clone(),
-            name: pod.metadata.name.clone(),
-            uid: pod.metadata.uid.clone(),
+            namespace: Some(key.namespace.to_string()),
+            name: Some(key.name.to_string()),
+            uid: Some((*uid).to_owned()),
             ..Default::default()
         }),
     })
 }
 
 /// The pod's port behind a service port; `None` when the pod has no port of that name.
-fn target_of(port: &ServicePort, pod: &Pod, first: bool) -> Option<i32> {
-    let mut ports = pod.spec.as_ref()?.containers.iter().flat_map(|c| c.ports.iter().flatten());
+fn target_of(port: &ServicePort, pod: &PodFacts, first: bool) -> Option<i32> {
     match &port.target_port {
-        _ if first => ports.next().map(|p| p.container_port),
+        _ if first => pod.ports.first().map(|p| p.port),
         Some(IntOrString::String(name)) => {
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
-            let named = |p: &&coracle_api::core::ContainerPort| {
-                p.name.as_deref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol
-            };
-            ports.find(named).map(|p| p.container_port)
+            pod.ports.iter().find(|p| p.name == *name && p.protocol == protocol).map(|p| p.port)
         }
         Some(IntOrString::Int(number)) if *number != 0 => Some(*number),
         _ => Some(port.port),
@@ -216,6 +221,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::controllers::nodes::NODE_LOST;
+
+    fn plan(service: &Service, pods: &[Pod]) -> Vec<EndpointSubset> {
+        let known = |pod: &Pod| (Key::of(pod), pod.metadata.uid.clone().unwrap_or_default(), PodFacts::of(pod));
+        let known: Vec<_> = pods.iter().map(known).filter(|(_, _, pod)| pod.ip.is_some()).collect();
+        let backends: Vec<_> = known.iter().map(|(key, uid, pod)| Backend { key, uid, pod }).collect();
+        plan_subsets(service, &backends)
+    }
 
     fn pod(name: &str, ip: &str, ready: bool, port: (&str, i32)) -> Pod {
         let pod = json!({
@@ -248,7 +261,7 @@ mod tests {
             pod("c", "10.0.0.3", false, ("p", 80)),
         ];
         let service = service(json!({"ports": [{"port": 8888, "targetPort": 8080}]}));
-        assert_eq!(text(&plan_subsets(&service, &pods)), "10.0.0.1,10.0.0.2/10.0.0.3:8080");
+        assert_eq!(text(&plan(&service, &pods)), "10.0.0.1,10.0.0.2/10.0.0.3:8080");
     }
 
     #[test]
@@ -260,9 +273,9 @@ mod tests {
         };
         let service = service(json!({"ports": [{"port": 80}]}));
         let mut pods = vec![lost("a", "10.0.0.1"), pod("b", "10.0.0.2", false, ("p", 80))];
-        assert_eq!(text(&plan_subsets(&service, &pods)), "10.0.0.1/10.0.0.2:80");
+        assert_eq!(text(&plan(&service, &pods)), "10.0.0.1/10.0.0.2:80");
         pods.push(pod("c", "10.0.0.3", true, ("p", 80)));
-        assert_eq!(text(&plan_subsets(&service, &pods)), "10.0.0.3/10.0.0.1,10.0.0.2:80");
+        assert_eq!(text(&plan(&service, &pods)), "10.0.0.3/10.0.0.1,10.0.0.2:80");
     }
 
     #[test]
@@ -271,7 +284,7 @@ mod tests {
             let mut pod = pod("a", "10.0.0.1", true, ("p", 80));
             let spec = pod.spec.as_mut().unwrap();
             (spec.subdomain, spec.hostname) = (subdomain.map(Into::into), hostname.map(Into::into));
-            let subsets = plan_subsets(&service(json!({"ports": [{"port": 80}]})), &[pod]);
+            let subsets = plan(&service(json!({"ports": [{"port": 80}]})), &[pod]);
             subsets[0].addresses.as_ref().unwrap()[0].hostname.clone()
         };
         assert_eq!(hostname(Some("s"), Some("h")).as_deref(), Some("h"));
@@ -290,26 +303,26 @@ mod tests {
             pod("c", "10.0.0.3", true, ("other", 82)),
         ];
         let service = service(json!({"ports": [{"port": 1, "targetPort": "web"}]}));
-        assert_eq!(text(&plan_subsets(&service, &pods)), "10.0.0.1/:80 10.0.0.2/:81");
+        assert_eq!(text(&plan(&service, &pods)), "10.0.0.1/:80 10.0.0.2/:81");
     }
 
     #[test]
     fn without_a_target_port_the_service_port_counts_and_in_2014_the_first_container_port() {
         let pods = [pod("a", "10.0.0.1", true, ("web", 80))];
         let mut service = service(json!({"ports": [{"port": 99}]}));
-        assert_eq!(text(&plan_subsets(&service, &pods)), "10.0.0.1/:99");
+        assert_eq!(text(&plan(&service, &pods)), "10.0.0.1/:99");
         service.metadata.annotations = Some([(FIRST_CONTAINER_PORT.into(), "first".into())].into());
-        assert_eq!(text(&plan_subsets(&service, &pods)), "10.0.0.1/:80");
+        assert_eq!(text(&plan(&service, &pods)), "10.0.0.1/:80");
     }
 
     #[test]
     fn pods_without_containers_or_address_do_no_harm() {
         let mut empty = pod("a", "", true, ("web", 80));
-        assert_eq!(text(&plan_subsets(&service(json!({"ports": [{"port": 1}]})), &[empty.clone()])), "");
+        assert_eq!(text(&plan(&service(json!({"ports": [{"port": 1}]})), &[empty.clone()])), "");
         empty.spec.as_mut().unwrap().containers.clear();
         empty.status.as_mut().unwrap().pod_ip = Some("10.0.0.1".into());
         let mut s = service(json!({"ports": [{"port": 1}]}));
         s.metadata.annotations = Some([(FIRST_CONTAINER_PORT.into(), "first".into())].into());
-        assert_eq!(text(&plan_subsets(&s, &[empty])), "");
+        assert_eq!(text(&plan(&s, &[empty])), "");
     }
 }

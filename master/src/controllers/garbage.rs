@@ -13,7 +13,7 @@ use std::{
 use compact_str::CompactString;
 use coracle_api::{ApiError, Kind, kinds::KINDS};
 
-use super::Controller;
+use super::{Controller, Looks};
 use crate::{
     admission::dependents,
     registry::{Entry, EventType, Key, Registry, WatchItem},
@@ -86,7 +86,7 @@ impl Controller for GarbageController {
         keys
     }
 
-    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ApiError> {
+    async fn reconcile(&self, key: &Key, _: &mut Looks) -> Result<Option<Duration>, ApiError> {
         let registry = &self.registry;
         if let Some(owner) = self.find(&key.namespace, &key.name) {
             if owner.is_ending() && dependents::waits(owner.kind) {

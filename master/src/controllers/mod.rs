@@ -14,7 +14,12 @@ pub(crate) mod nodes;
 pub(crate) mod relocation;
 pub(crate) mod replication;
 
-use std::{collections::BTreeMap, future::Future, panic::AssertUnwindSafe, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    future::Future,
+    panic::AssertUnwindSafe,
+    time::Duration,
+};
 
 use coracle_api::{ApiError, Kind, error::Reason};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
@@ -34,6 +39,14 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// concerned more than it woke.
 const RESYNC: Duration = Duration::from_secs(300);
 
+/// The part of a core that one loop may spend looking in the long run: one in so many.
+const SHARE: u32 = 5;
+/// A round that looked no longer than this is followed by the next at once.
+const LOOKS_FREE: Duration = Duration::from_millis(2);
+/// A round that has looked for so long ends, though keys are left.
+const LOOKS_MAX: Duration = Duration::from_millis(100);
+/// Longest pause between two rounds.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Batches of changes that are taken in before the keys that they woke are looked at.
 const BATCHES_MAX: usize = 16;
 
@@ -97,30 +110,78 @@ pub(crate) trait Controller: Send + Sync + 'static {
     fn wakes(&self, item: &WatchItem) -> Vec<Key>;
 
     /// Makes one key right, from full state. Returns when time alone would change the answer.
-    fn reconcile(&self, key: &Key) -> impl Future<Output = Result<Option<Duration>, ApiError>> + Send;
+    fn reconcile(
+        &self,
+        key: &Key,
+        looks: &mut Looks,
+    ) -> impl Future<Output = Result<Option<Duration>, ApiError>> + Send;
+}
+
+/// How long a controller looked at objects to find out what to do, which for a key that has thousands may be
+/// long. What it then does is work, and counts for nothing here.
+#[derive(Debug, Default)]
+pub(crate) struct Looks {
+    spent: Duration,
+}
+
+impl Looks {
+    /// Counts the time of a look.
+    pub(crate) fn time<T>(&mut self, look: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let seen = look();
+        self.spent += begun.elapsed();
+        seen
+    }
 }
 
 /// When each woken key is due, and how often it failed in a row.
 #[derive(Debug, Default)]
 struct Queue {
-    due: BTreeMap<Key, Instant>,
+    due: HashMap<Key, Instant>,
+    /// The same by time.
+    order: BTreeSet<(Instant, Key)>,
     failures: BTreeMap<Key, u32>,
+    /// Nothing is due before.
+    paused_until: Option<Instant>,
 }
 
 impl Queue {
     /// Of two wake-ups the earlier one counts.
     fn wake(&mut self, key: Key, at: Instant) {
-        self.due.entry(key).and_modify(|due| *due = at.min(*due)).or_insert(at);
+        match self.due.get_mut(&key) {
+            Some(due) if *due <= at => {}
+            Some(due) => {
+                self.order.remove(&(*due, key.clone()));
+                *due = at;
+                self.order.insert((at, key));
+            }
+            None => {
+                self.due.insert(key.clone(), at);
+                self.order.insert((at, key));
+            }
+        }
     }
 
     fn pop(&mut self, now: Instant) -> Option<Key> {
-        let key = self.due.iter().find(|(_, due)| **due <= now).map(|(key, _)| key.clone())?;
+        if self.next_due()? > now {
+            return None;
+        }
+        let (_, key) = self.order.pop_first()?;
         self.due.remove(&key);
         Some(key)
     }
 
     fn next_due(&self) -> Option<Instant> {
-        self.due.values().min().copied()
+        let (first, _) = self.order.first()?;
+        Some(self.paused_until.map_or(*first, |until| until.max(*first)))
+    }
+
+    /// A round has looked for so long. Where that is long, changes gather for a while: a key that many of them
+    /// concern is looked at once for all, and the loop leaves room for others.
+    fn pause(&mut self, looks: &Looks, now: Instant) {
+        if looks.spent > LOOKS_FREE {
+            self.paused_until = Some(now + looks.spent.saturating_mul(SHARE - 1).min(PAUSE_MAX));
+        }
     }
 
     fn done(&mut self, key: Key, again: Option<Duration>, now: Instant) {
@@ -168,9 +229,11 @@ pub(crate) async fn drive<C: Controller>(controller: C, registry: Registry, stop
             () = due(queue.next_due()) => {}
             _ = resync.tick() => wake_all(&controller, &registry, &mut queue),
         }
-        while let Some(key) = queue.pop(Instant::now()) {
-            let result = controller.reconcile(&key).await;
-            match result {
+        let mut looks = Looks::default();
+        while looks.spent < LOOKS_MAX
+            && let Some(key) = queue.pop(Instant::now())
+        {
+            match controller.reconcile(&key, &mut looks).await {
                 Ok(again) => queue.done(key, again, Instant::now()),
                 Err(error) => {
                     let expected = matches!(error.reason, Reason::Conflict | Reason::NotFound | Reason::AlreadyExists);
@@ -184,6 +247,7 @@ pub(crate) async fn drive<C: Controller>(controller: C, registry: Registry, stop
                 return;
             }
         }
+        queue.pause(&looks, Instant::now());
     }
 }
 
@@ -191,7 +255,7 @@ pub(crate) async fn drive<C: Controller>(controller: C, registry: Registry, stop
 fn wake_all<C: Controller>(controller: &C, registry: &Registry, queue: &mut Queue) {
     let (now, first) = (Instant::now(), controller.watches().first().map(|kind| registry.snapshot(kind).entries));
     for entry in first.unwrap_or_default().values().cloned() {
-        let item = WatchItem { event: EventType::Modified, entry };
+        let item = WatchItem::present(EventType::Modified, entry);
         controller.wakes(&item).into_iter().for_each(|key| queue.wake(key, now));
     }
 }

@@ -8,7 +8,7 @@ use coracle_api::{
     kinds::KINDS,
 };
 
-use super::Controller;
+use super::{Controller, Looks};
 use crate::registry::{Expected, Key, Registry, WatchItem};
 
 /// Pods stop in their own time; a dying namespace looks again this often.
@@ -30,7 +30,7 @@ impl Controller for NamespaceController {
         vec![item.entry.key.clone()]
     }
 
-    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ApiError> {
+    async fn reconcile(&self, key: &Key, _: &mut Looks) -> Result<Option<Duration>, ApiError> {
         let Some(namespace) = self.registry.get_typed::<Namespace>("", &key.name) else { return Ok(None) };
         if namespace.metadata.deletion_timestamp.is_none() {
             return Ok(None);

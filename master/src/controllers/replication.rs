@@ -28,7 +28,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use self::plan::{Desired, Owner, Plan, Replica};
-use super::Controller;
+use super::{Controller, Looks};
 use crate::{
     admission::namespace_is_ending,
     deletion::delete_pod,
@@ -109,14 +109,14 @@ impl Controller for ReplicationManager {
         controllers.range(Some(namespace)).filter(selects).map(|rc| rc.key.clone()).collect()
     }
 
-    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ApiError> {
+    async fn reconcile(&self, key: &Key, looks: &mut Looks) -> Result<Option<Duration>, ApiError> {
         let rc = self.registry.get_typed::<ReplicationController>(&key.namespace, &key.name);
         let Some(rc) = rc.filter(|rc| rc.metadata.deletion_timestamp.is_none()) else {
             self.ready_since.forget(key);
             return Ok(None);
         };
         let desired = desired(&rc);
-        let mut plan = (self.plan)(desired, &self.observe(key, &rc, desired, Instant::now()));
+        let mut plan = looks.time(|| (self.plan)(desired, &self.observe(key, &rc, desired, Instant::now())));
         if namespace_is_ending(&self.registry, &key.namespace) {
             plan.create = 0;
         }
@@ -124,7 +124,7 @@ impl Controller for ReplicationManager {
         results.into_iter().collect::<Result<Vec<_>, _>>()?;
         let results = join_all(plan.release.iter().map(|pod| self.set_owner(&rc, pod, false))).await;
         results.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let created = join_all((0..plan.create).map(|_| self.create_pod(&rc))).await;
+        let created = self.create_pods(&rc, plan.create).await;
         let deleted = join_all(plan.delete.iter().map(|(pod, grace)| self.delete_pod(&rc, pod, *grace))).await;
         self.write_status(&rc, &plan).await?;
         match created.into_iter().chain(deleted).find_map(Result::err) {
@@ -185,9 +185,18 @@ impl ReplicationManager {
         concerned.into_iter().map(replica).collect()
     }
 
-    async fn create_pod(&self, rc: &ReplicationController) -> Result<(), ApiError> {
-        let now = self.registry.now();
-        let pod = new_pod(rc, self.registry.new_id(), now)?;
+    async fn create_pods(&self, rc: &ReplicationController, count: usize) -> Vec<Result<(), ApiError>> {
+        if count == 0 {
+            return Vec::new();
+        }
+        match Prototype::of(rc) {
+            Ok(prototype) => join_all((0..count).map(|_| self.create_pod(rc, &prototype))).await,
+            Err(error) => vec![Err(error)],
+        }
+    }
+
+    async fn create_pod(&self, rc: &ReplicationController, prototype: &Prototype) -> Result<(), ApiError> {
+        let pod = prototype.pod(self.registry.new_id(), self.registry.now());
         let name = pod.metadata.name.clone().unwrap_or_default();
         self.registry.create(Box::new(pod)).await?;
         self.events.normal(rc, "SuccessfulCreate", &format!("Created pod: {name}"));
@@ -261,37 +270,54 @@ fn owner_reference(rc: &ReplicationController) -> OwnerReference {
     }
 }
 
-/// A pod of the template: `NAME-xxxxx`, or a bare UUID for a controller of 2014.
-fn new_pod(rc: &ReplicationController, id: uuid::Uuid, now: Timestamp) -> Result<Pod, ApiError> {
-    let template = rc.spec.as_ref().and_then(|s| s.template.clone()).unwrap_or_default();
-    let hash = template_hash(&template);
-    let template_meta = template.metadata.unwrap_or_default();
-    let mut annotations = template_meta.annotations.unwrap_or_default();
-    annotations.insert(TEMPLATE_HASH.into(), hash);
-    let rc_name = rc.metadata.name.as_deref().unwrap_or_default();
-    let in_2014 = rc.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(UUID_NAMES));
-    let name = if in_2014 { id.to_string() } else { format!("{}-{}", trim(rc_name), suffix(id)) };
-    let mut pod = Pod {
-        metadata: ObjectMeta {
-            name: Some(name),
-            generate_name: (!in_2014).then(|| format!("{rc_name}-")),
-            namespace: rc.metadata.namespace.clone(),
-            labels: template_meta.labels,
-            annotations: Some(annotations),
-            finalizers: template_meta.finalizers,
-            owner_references: Some(vec![owner_reference(rc)]),
-            uid: Some(id.to_string()),
-            creation_timestamp: Some(now.into()),
-            generation: Some(1),
-            ..Default::default()
-        },
-        spec: template.spec,
-        status: None,
-    };
-    Object::prepare_create(&mut pod);
-    Object::set_defaults(&mut pod);
-    Object::validate(&pod)?;
-    Ok(pod)
+/// A pod of the template, complete and valid but for its name, uid and time of creation.
+struct Prototype {
+    pod: Pod,
+    /// What names begin with; `None` for a controller of 2014, whose pods are named by a bare UUID.
+    prefix: Option<String>,
+}
+
+impl Prototype {
+    fn of(rc: &ReplicationController) -> Result<Self, ApiError> {
+        let template = rc.spec.as_ref().and_then(|s| s.template.clone()).unwrap_or_default();
+        let hash = template_hash(&template);
+        let template_meta = template.metadata.unwrap_or_default();
+        let mut annotations = template_meta.annotations.unwrap_or_default();
+        annotations.insert(TEMPLATE_HASH.into(), hash);
+        let rc_name = rc.metadata.name.as_deref().unwrap_or_default();
+        let in_2014 = rc.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(UUID_NAMES));
+        let pod = Pod {
+            metadata: ObjectMeta {
+                generate_name: (!in_2014).then(|| format!("{rc_name}-")),
+                namespace: rc.metadata.namespace.clone(),
+                labels: template_meta.labels,
+                annotations: Some(annotations),
+                finalizers: template_meta.finalizers,
+                owner_references: Some(vec![owner_reference(rc)]),
+                generation: Some(1),
+                ..Default::default()
+            },
+            spec: template.spec,
+            status: None,
+        };
+        let mut prototype = Self { pod, prefix: (!in_2014).then(|| trim(rc_name).to_owned()) };
+        Object::prepare_create(&mut prototype.pod);
+        Object::set_defaults(&mut prototype.pod);
+        // One is as good as the other: they differ in what is valid in each.
+        Object::validate(&prototype.pod(uuid::Uuid::nil(), Timestamp::UNIX_EPOCH))?;
+        Ok(prototype)
+    }
+
+    /// `NAME-xxxxx`, or a bare UUID for a controller of 2014.
+    fn pod(&self, id: uuid::Uuid, now: Timestamp) -> Pod {
+        let mut pod = self.pod.clone();
+        let named = self.prefix.as_ref().map(|prefix| format!("{prefix}-{}", suffix(id)));
+        let id = id.to_string();
+        pod.metadata.name = Some(named.unwrap_or_else(|| id.clone()));
+        pod.metadata.uid = Some(id);
+        pod.metadata.creation_timestamp = Some(now.into());
+        pod
+    }
 }
 
 fn trim(name: &str) -> &str {
@@ -316,10 +342,10 @@ mod tests {
         let rc = serde_json::json!({"metadata": {"name": "web", "namespace": "n", "uid": "u"}, "spec": spec});
         let mut rc: ReplicationController = serde_json::from_value(rc).unwrap();
         let id = uuid::Uuid::from_u128(7);
-        let pod = new_pod(&rc, id, Timestamp::UNIX_EPOCH).unwrap();
+        let pod = Prototype::of(&rc).unwrap().pod(id, Timestamp::UNIX_EPOCH);
         assert_eq!(pod.metadata.name.as_deref(), Some("web-bbbbb"));
         rc.metadata.annotations = Some([(UUID_NAMES.into(), "true".into())].into());
-        let pod = new_pod(&rc, id, Timestamp::UNIX_EPOCH).unwrap();
+        let pod = Prototype::of(&rc).unwrap().pod(id, Timestamp::UNIX_EPOCH);
         assert_eq!(pod.metadata.name.as_deref(), Some("00000000-0000-0000-0000-000000000007"));
     }
 }

@@ -57,6 +57,24 @@ async fn failures_back_off_and_success_forgets_them() {
     assert_eq!(queue.next_due(), Some(now + BACKOFF_MIN));
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_looked_long_lets_changes_gather() {
+    let (mut queue, now) = (Queue::default(), Instant::now());
+    let due_after = |queue: &mut Queue, spent| {
+        queue.wake(key("a"), now);
+        queue.pause(&Looks { spent }, now);
+        let due = queue.next_due().unwrap();
+        assert_eq!(queue.pop(due), Some(key("a")));
+        due - now
+    };
+    assert_eq!(due_after(&mut queue, LOOKS_FREE), Duration::ZERO);
+    let spent = LOOKS_FREE * 10;
+    assert_eq!(due_after(&mut queue, spent), spent * (SHARE - 1));
+    assert_eq!(due_after(&mut queue, PAUSE_MAX), PAUSE_MAX);
+    queue.wake(key("b"), now + PAUSE_MAX * 2);
+    assert_eq!(queue.next_due(), Some(now + PAUSE_MAX * 2), "a pause is no reason to look");
+}
+
 /// A registry with every loop running.
 const BEAT: Duration = Duration::from_secs(2);
 
@@ -710,7 +728,7 @@ impl Controller for Gated {
         ours.then(|| item.entry.key.clone()).into_iter().collect()
     }
 
-    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ApiError> {
+    async fn reconcile(&self, key: &Key, _: &mut Looks) -> Result<Option<Duration>, ApiError> {
         self.asked.send(key.clone()).await.unwrap();
         self.gate.acquire().await.unwrap().forget();
         Ok(None)

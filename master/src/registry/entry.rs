@@ -217,6 +217,11 @@ impl Entry {
         selector.is_some_and(|s| !s.is_empty() && s.iter().all(|(k, v)| self.label(k) == Some(v)))
     }
 
+    /// Whether both have the same labels.
+    pub fn has_same_labels(&self, other: &Self) -> bool {
+        self.facts.labels == other.facts.labels
+    }
+
     /// One label.
     pub fn label(&self, key: &str) -> Option<&str> {
         self.facts.labels.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())

@@ -42,7 +42,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 pub use entry::{Entries, Entry, Facts, Key, Owner};
-pub use pod_facts::{HostPort, PodFacts, PodPhase};
+pub use pod_facts::{ContainerPort, HostPort, PodFacts, PodPhase};
 pub use watch::{EventType, WatchItem, Watcher};
 
 use crate::{
@@ -220,8 +220,13 @@ pub struct Written {
 impl Written {
     /// Writes an object out.
     pub fn of(mut object: Box<dyn Object>) -> Self {
+        Self::from(&mut *object)
+    }
+
+    /// [`Written::of`] that leaves the object to its owner, without its resourceVersion.
+    pub fn from(object: &mut dyn Object) -> Self {
         object.meta_mut().resource_version = None;
-        Self { kind: object.kind(), key: Key::of(&*object), json: object.to_json().into(), facts: Facts::of(&*object) }
+        Self { kind: object.kind(), key: Key::of(object), json: object.to_json().into(), facts: Facts::of(object) }
     }
 
     /// Whether this is what the entry holds.

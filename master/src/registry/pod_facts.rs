@@ -53,6 +53,17 @@ impl HostPort {
     }
 }
 
+/// A port that a container of a pod says it listens on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerPort {
+    /// For services that refer to it; "" for none.
+    pub name: CompactString,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: CompactString,
+    /// Its number.
+    pub port: i32,
+}
+
 /// The facts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodFacts {
@@ -86,6 +97,10 @@ pub struct PodFacts {
     pub requests: Requests,
     /// The node's ports it claims.
     pub host_ports: Box<[HostPort]>,
+    /// The ports of its containers, in their order.
+    pub ports: Box<[ContainerPort]>,
+    /// Its own name and that of the service below which it has it.
+    pub hostname: Option<Box<(CompactString, CompactString)>>,
 }
 
 impl PodFacts {
@@ -118,6 +133,19 @@ impl PodFacts {
                 .into_iter()
                 .map(|(protocol, ip, port)| HostPort { protocol: protocol.into(), ip, port })
                 .collect(),
+            ports: spec
+                .into_iter()
+                .flat_map(|s| s.containers.iter().flat_map(|c| c.ports.iter().flatten()))
+                .map(|p| ContainerPort {
+                    name: p.name.as_deref().unwrap_or_default().into(),
+                    protocol: p.protocol.as_deref().unwrap_or("TCP").into(),
+                    port: p.container_port,
+                })
+                .collect(),
+            hostname: spec
+                .and_then(|s| Some((s.hostname.as_deref()?, s.subdomain.as_deref()?)))
+                .filter(|(hostname, _)| !hostname.is_empty())
+                .map(|(hostname, subdomain)| Box::new((hostname.into(), subdomain.into()))),
         }
     }
 

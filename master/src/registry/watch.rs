@@ -52,9 +52,16 @@ pub struct WatchItem {
     pub event: EventType,
     /// The object; for `Deleted` its last state with the version of the deletion.
     pub entry: Arc<Entry>,
+    /// Its state before, if this change is the one that made it what it is now.
+    pub before: Option<Arc<Entry>>,
 }
 
 impl WatchItem {
+    /// A present object, of which nobody says what it was before.
+    pub fn present(event: EventType, entry: Arc<Entry>) -> Self {
+        Self { event, entry, before: None }
+    }
+
     /// The line that goes on the wire in `v1`.
     pub fn line(&self) -> Bytes {
         self.entry.line(self.event)
@@ -119,7 +126,7 @@ impl Watcher {
         if !self.initial.is_empty() {
             let from = self.initial.len().saturating_sub(BATCH_MAX);
             let batch = self.initial.drain(from..).rev();
-            return Ok(batch.map(|entry| WatchItem { event: EventType::Added, entry }).collect());
+            return Ok(batch.map(|entry| WatchItem::present(EventType::Added, entry)).collect());
         }
         loop {
             self.bell.borrow_and_update();
@@ -188,7 +195,8 @@ impl Watcher {
 fn seen_by(selection: &Selection, event: &Event) -> Option<WatchItem> {
     let is = event.event != EventType::Deleted && selection.matches(&event.entry);
     let was = event.before.as_ref().is_some_and(|before| selection.matches(before));
-    let item = |event, entry: &Arc<Entry>| Some(WatchItem { event, entry: entry.clone() });
+    let item =
+        |kind, entry: &Arc<Entry>| Some(WatchItem { event: kind, entry: entry.clone(), before: event.before.clone() });
     match (was, is) {
         (false, false) => None,
         (false, true) => item(EventType::Added, &event.entry),
@@ -196,7 +204,7 @@ fn seen_by(selection: &Selection, event: &Event) -> Option<WatchItem> {
         (true, false) if event.event == EventType::Deleted => item(EventType::Deleted, &event.entry),
         (true, false) => {
             let gone = event.before.as_ref()?.deleted(event.entry.version);
-            Some(WatchItem { event: EventType::Deleted, entry: Arc::new(gone) })
+            item(EventType::Deleted, &Arc::new(gone))
         }
     }
 }

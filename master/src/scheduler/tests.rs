@@ -29,6 +29,8 @@ pub(super) fn facts(node: Option<&str>, cpu: i64, port: u16, owner: u8) -> PodFa
         siblings: u64::from(owner),
         created_at: None,
         requests: Requests { milli_cpu: cpu, memory_bytes: cpu * 1000 },
+        ports: Box::default(),
+        hostname: None,
         host_ports: [HostPort { protocol: "TCP".into(), ip: None, port }].into(),
     }
 }

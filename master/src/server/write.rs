@@ -142,7 +142,11 @@ pub(crate) async fn replace(
     let mut attempt = 0;
     loop {
         let current = find(shared, target.kind, target.namespace(), target.name())?;
-        let result = replace_once(shared, object.clone_box(), &current, version, part, dry_run).await;
+        let result = match part {
+            // Nothing but the status is taken from it, so it may be used again.
+            Part::Status => replace_once(shared, &mut *object, &current, version, part, dry_run).await,
+            Part::Main => replace_once(shared, &mut *object.clone_box(), &current, version, part, dry_run).await,
+        };
         attempt += 1;
         match result {
             Err(e) if e.reason == Reason::Conflict && version.is_none() && attempt < ATTEMPTS => {
@@ -173,7 +177,7 @@ pub(crate) async fn patch(
         let version = take_version(&mut *object)?;
         let conditional = version.is_some_and(|v| v != current.version);
         let version = version.or(Some(current.version));
-        let result = replace_once(shared, object, &current, version, part, options.dry_run).await;
+        let result = replace_once(shared, &mut *object, &current, version, part, options.dry_run).await;
         attempt += 1;
         match result {
             Err(e) if e.reason == Reason::Conflict && !conditional && attempt < ATTEMPTS => {
@@ -194,22 +198,22 @@ pub(crate) async fn patch(
 
 async fn replace_once(
     shared: &Shared,
-    mut object: Box<dyn Object>,
+    object: &mut dyn Object,
     current: &Entry,
     version: Option<u64>,
     part: Part,
     dry_run: bool,
 ) -> Result<Written, ApiError> {
     let old = current.decode().ok_or_else(|| ApiError::internal("a stored object does not decode"))?;
-    same_object(&*object, current)?;
-    keep_metadata(&mut *object, &*old);
+    same_object(object, current)?;
+    keep_metadata(object, &*old);
     let mut warnings = Vec::new();
     match part {
         Part::Status => object.prepare_status_update(&*old),
         Part::Main => {
             object.prepare_update(&*old);
             object.set_defaults();
-            shared.admission.admit(&shared.registry, &mut *object, Some(&*old))?;
+            shared.admission.admit(&shared.registry, object, Some(&*old))?;
             object.validate_update(&*old)?;
             if object.spec_changed(&*old) {
                 let generation = old.meta().generation.unwrap_or(1) + 1;
@@ -219,7 +223,7 @@ async fn replace_once(
         }
     }
     let expected = Expected::Version(version.unwrap_or(current.version));
-    let object = registry::Written::of(object);
+    let object = registry::Written::from(object);
     if expected == Expected::Version(current.version) {
         if object.is_in(current) {
             return Ok(Written { json: current.json.clone(), warnings });

@@ -2,7 +2,7 @@
 
 use coracle_api::core::{EndpointSubset, Pod, Service};
 use coracle_master::{
-    plans::{Desired, Fate, Plans, Replica, ReplicaPlan},
+    plans::{Backend, Desired, Fate, Plans, Replica, ReplicaPlan},
     scheduler::{self, Cluster, Decision, Wanted},
 };
 use coracle_minion::pods::{
@@ -62,7 +62,7 @@ fn one_too_many(desired: Desired, pods: &[Replica]) -> ReplicaPlan {
     plan
 }
 
-fn forgets_last(service: &Service, pods: &[Pod]) -> Vec<EndpointSubset> {
+fn forgets_last(service: &Service, pods: &[Backend<'_>]) -> Vec<EndpointSubset> {
     (Plans::default().subsets)(service, pods.split_last().map_or(&[], |(_, others)| others))
 }
 

@@ -115,15 +115,13 @@ pub(crate) fn plan_replicas(desired: Desired, pods: &[Replica]) -> Plan {
     recheck(&mut plan, desired.min_ready, &ours);
     let (leaving, mut staying): (Vec<&Replica>, Vec<&Replica>) = ours.into_iter().partition(|p| p.replace.is_some());
     let wanted = usize::try_from(desired.replicas).unwrap_or_default();
-    if let Some(surplus) = staying.len().checked_sub(wanted) {
-        staying.sort_by_key(|p| {
-            let missed_least = (p.bound, p.phase == PodPhase::Running, p.is_ready(), p.current);
-            (missed_least, Reverse(p.created_at), Reverse(p.key.clone()))
-        });
-        let surplus = staying.drain(..surplus.min(BURST));
-        plan.delete = surplus.map(|p| (p.key.clone(), None)).collect();
-    } else {
-        plan.create = (wanted - staying.len()).min(BURST);
+    plan.create = wanted.saturating_sub(staying.len()).min(BURST);
+    let surplus = staying.len().saturating_sub(wanted).min(BURST);
+    if surplus > 0 {
+        let rank =
+            |p: &Replica| (p.bound, p.phase == PodPhase::Running, p.is_ready(), p.current, Reverse(p.created_at));
+        staying.sort_unstable_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| b.key.cmp(&a.key)));
+        plan.delete = staying.drain(..surplus).map(|p| (p.key.clone(), None)).collect();
     }
     plan_leaving(&mut plan, wanted, desired.min_ready, &staying, leaving);
     plan
