@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use coracle_api::{
-    client::{Change, Client, ListParams, Reflector},
+    client::{Client, ListParams, Reflector},
     clock::Clock,
-    core::{Pod, Service},
+    core::Pod,
 };
 use ipnet::Ipv4Net;
 use tokio::sync::mpsc;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     feed,
     node::{cluster::ClusterFacts, heartbeat, registration::Registration},
-    pods::{self, ApiReporter, Inputs, Manager, PlanPod},
+    pods::{self, ApiReporter, Inputs, Manager, PlanPod, services::ServicesSeen},
     runtime::Runtime,
 };
 
@@ -36,7 +36,7 @@ pub struct Bare<R> {
     /// Its engine.
     pub runtime: Arc<R>,
     /// All services.
-    pub services: mpsc::Receiver<Change<Service>>,
+    pub services: ServicesSeen,
     /// The time.
     pub clock: Clock,
     /// How it decides.

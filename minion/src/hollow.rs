@@ -19,7 +19,7 @@ use coracle_api::{
 };
 use futures_util::{StreamExt, TryStreamExt};
 use ipnet::Ipv4Net;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
@@ -33,7 +33,10 @@ use crate::{
         registration::{Registration, pod_cidr_of},
     },
     parts::Parts,
-    pods::plan::plan_pod,
+    pods::{
+        plan::plan_pod,
+        services::{self, ServicesSeen},
+    },
     runtime::hollow::{Delays, Hollow, Mishaps},
 };
 
@@ -85,15 +88,17 @@ impl HollowMinions {
         let _allotted = allotting.clone().drop_guard();
         let nodes = Reflector::new(client.all::<Node>(), ListParams::default());
         parts.tasks.spawn(networks.clone().follow(nodes, allotting));
-        let (followers, services): (Vec<_>, Vec<_>) = (0..config.count).map(|_| mpsc::channel(feed::QUEUE)).unzip();
+        let (changes, queue) = mpsc::channel(feed::QUEUE);
+        let (seen, services) = watch::channel(None);
         let reflector = Reflector::new(client.all::<Service>(), ListParams::default());
-        parts.run("service watch", feed::run(reflector, followers, parts.token()));
+        parts.run("service watch", feed::run(reflector, vec![changes], parts.token()));
+        parts.run("services", services::follow(queue, seen));
 
-        let join = |(number, services)| {
+        let join = |number| {
             let facts = config.facts(number);
-            join(&config, [&client, &beats], &cluster, &networks, deadline, facts, services)
+            join(&config, [&client, &beats], &cluster, &networks, deadline, facts, services.clone())
         };
-        let joining = futures_util::stream::iter(services.into_iter().enumerate()).map(join);
+        let joining = futures_util::stream::iter(0..config.count).map(join);
         let mut joined = joining.buffer_unordered(JOINING_MAX);
         while let Some(minion) = joined.try_next().await? {
             parts.run("minion", minion.run(parts.token().child_token()));
@@ -147,7 +152,7 @@ async fn join(
     networks: &Networks,
     deadline: Deadline,
     facts: NodeFacts,
-    services: mpsc::Receiver<Change<Service>>,
+    services: ServicesSeen,
 ) -> Result<Bare<Hollow>, StartError> {
     let allotted = networks.expect(&facts.name);
     let registration = Registration::new(client, facts);

@@ -182,7 +182,7 @@ impl Minion {
 
         let parts = Parts::default();
         let (pod_changes, pods) = mpsc::channel(feed::QUEUE);
-        let (service_changes, services) = mpsc::channel(feed::QUEUE);
+        let (service_changes, told) = mpsc::channel(feed::QUEUE);
         let (portal_changes, portals) = mpsc::channel(feed::QUEUE);
         let (name_changes, names) = mpsc::channel(feed::QUEUE);
         let (backend_changes, backends) = mpsc::channel(feed::QUEUE);
@@ -226,6 +226,8 @@ impl Minion {
         let clock = pods_config.clock.clone();
         parts.run("traffic", pods::traffic::follow(name.clone(), clock, traffic, acted_on, serving, parts.token()));
         let reporter = Arc::new(ApiReporter::new(client.clone(), &name));
+        let (seen, services) = watch::channel(None);
+        parts.run("services", pods::services::follow(told, seen));
         let inputs = pods::Inputs { pods, services };
         let (manager, managing) = Manager::start(pods_config, Arc::clone(&runtime), reporter, inputs, parts.token());
         parts.run("pod manager", managing.map(drop));

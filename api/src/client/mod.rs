@@ -206,6 +206,13 @@ impl<T: TypedObject> Api<T> {
         self.send(Method::PUT, &self.path(Some(name), Some(Subresource::Status)), Some(object)).await
     }
 
+    /// [`Api::update_status`] for a caller who knows what the answer will be.
+    pub async fn write_status(&self, name: &str, object: &T) -> Result<(), ClientError> {
+        let body = Bytes::from(crate::kinds::Object::to_json(object));
+        let path = self.path(Some(name), Some(Subresource::Status)) + "?fieldValidation=Ignore";
+        self.transport.json(Method::PUT, &path, Some(body)).await.map(drop)
+    }
+
     /// Asks for deletion. `grace_s` of 0 removes at once; `uid` guards against a namesake.
     pub async fn delete(&self, name: &str, grace_s: Option<i64>, uid: Option<&str>) -> Result<(), ClientError> {
         let mut options = serde_json::json!({"kind": "DeleteOptions", "apiVersion": "v1"});

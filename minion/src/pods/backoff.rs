@@ -23,12 +23,12 @@ pub fn delay(failures: u32, max: Duration) -> Duration {
 
 /// The length of a series of crashes after one more run that ended.
 pub fn crashes_after_run(before: u32, started_at: Timestamp, finished_at: Timestamp) -> u32 {
-    let ran = finished_at.duration_since(started_at);
-    if ran >= SignedDuration::try_from(STEADY_RUN).unwrap_or(SignedDuration::MAX) {
-        1
-    } else {
-        before.saturating_add(1)
-    }
+    if is_steady(started_at, finished_at) { 1 } else { before.saturating_add(1) }
+}
+
+/// Whether a run that lasts until `at` is no part of a series, whatever came before it.
+pub fn is_steady(started_at: Timestamp, at: Timestamp) -> bool {
+    at.duration_since(started_at) >= SignedDuration::try_from(STEADY_RUN).unwrap_or(SignedDuration::MAX)
 }
 
 /// `at` plus `delay`, without overflow.

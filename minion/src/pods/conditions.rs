@@ -33,19 +33,20 @@ type Why = Option<(&'static str, String)>;
 /// The conditions that are the minion's to tell.
 const OWN: [&str; 4] = ["PodScheduled", "Initialized", "ContainersReady", "Ready"];
 
-/// Takes over the conditions that others wrote, such as readiness gates.
-pub(super) fn take_foreign(own: &mut Arc<PodStatus>, stored: &PodStatus) {
+/// Takes over the conditions that others wrote, such as readiness gates. Whether there were new ones.
+pub(super) fn take_foreign(own: &mut Arc<PodStatus>, stored: &PodStatus) -> bool {
     fn foreign(status: &PodStatus) -> impl Iterator<Item = &PodCondition> {
         status.conditions.iter().flatten().filter(|c| !OWN.contains(&c.type_.as_str()))
     }
     if foreign(own).eq(foreign(stored)) {
-        return;
+        return false;
     }
     let theirs: Vec<_> = foreign(stored).cloned().collect();
     let own = Arc::make_mut(own);
     let conditions = own.conditions.get_or_insert_default();
     conditions.retain(|c| OWN.contains(&c.type_.as_str()));
     conditions.extend(theirs);
+    true
 }
 
 /// Since when the pod has been ready, if it is.

@@ -157,6 +157,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::pods::services::Services;
 
     fn pod(spec: serde_json::Value) -> Pod {
         serde_json::from_value(json!({
@@ -175,7 +176,8 @@ mod tests {
 
     fn built_on(pod: &Pod, image_user: &str) -> Result<ContainerSpec, ConfigError> {
         let prepared = Prepared { image_user: image_user.into(), ..Prepared::default() };
-        let around = Surroundings { services: &[], pod_ip: None, node_ip: [192, 0, 2, 1].into(), node: "n1" };
+        let services = &Services::default();
+        let around = Surroundings { services, pod_ip: None, node_ip: [192, 0, 2, 1].into(), node: "n1" };
         let container = &pod.spec.as_ref().unwrap().containers[0];
         container_spec(pod, container, 2, &ContainerId("infra".into()), prepared, &around, &config())
     }

@@ -12,6 +12,7 @@ use super::{
     naming::uid_of,
     observation::{PodObservation, is_running},
     report::name_of,
+    rest::{Kept, Packed},
     restart,
 };
 use crate::runtime::ContainerId;
@@ -22,7 +23,10 @@ pub(super) struct Directory(Arc<Mutex<HashMap<String, Listed>>>);
 
 #[derive(Debug, Clone)]
 struct Listed {
-    pod: Arc<Pod>,
+    namespace: String,
+    name: String,
+    ending: bool,
+    pod: Kept,
     observed: PodObservation,
 }
 
@@ -32,8 +36,27 @@ impl Directory {
     }
 
     pub(super) fn list(&self, pod: &Arc<Pod>, observed: &PodObservation) {
-        let listed = Listed { pod: Arc::clone(pod), observed: observed.clone() };
-        self.pods().insert(uid_of(pod).to_owned(), listed);
+        let mut pods = self.pods();
+        let known = |l: &Listed| matches!(&l.pod, Kept::Open(known) if Arc::ptr_eq(known, pod));
+        if pods.get(uid_of(pod)).is_some_and(|l| known(l) && l.observed.is_same(&observed.containers)) {
+            return;
+        }
+        let (namespace, name) = name_of(pod);
+        let listed = Listed {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            ending: pod.metadata.deletion_timestamp.is_some(),
+            pod: Kept::Open(Arc::clone(pod)),
+            observed: observed.clone(),
+        };
+        pods.insert(uid_of(pod).to_owned(), listed);
+    }
+
+    /// The pod is at rest.
+    pub(super) fn pack(&self, uid: &str, pod: &Arc<Packed>) {
+        if let Some(listed) = self.pods().get_mut(uid) {
+            listed.pod = Kept::Packed(Arc::clone(pod));
+        }
     }
 
     pub(super) fn forget(&self, uid: &str) {
@@ -41,22 +64,22 @@ impl Directory {
     }
 
     pub(super) fn find(&self, query: &PodQuery) -> Result<ContainerId, FindError> {
-        let wanted = |l: &&Listed| {
-            name_of(&l.pod) == (query.namespace.as_str(), query.pod.as_str())
-                && query.uid.as_deref().is_none_or(|uid| uid.is_empty() || uid == uid_of(&l.pod))
+        let wanted = |(uid, l): &(&String, &Listed)| {
+            (&l.namespace, &l.name) == (&query.namespace, &query.pod)
+                && query.uid.as_ref().is_none_or(|wanted| wanted.is_empty() || wanted == *uid)
         };
         let pods = self.pods();
         // Of namesakes, the one that is not being deleted.
-        let found = pods.values().filter(wanted).min_by_key(|l| l.pod.metadata.deletion_timestamp.is_some());
-        let Some(Listed { pod, observed }) = found else {
+        let found = pods.iter().filter(wanted).min_by_key(|(_, l)| l.ending).map(|(_, l)| l);
+        let Some((pod, observed)) = found.and_then(|l| Some((l.pod.open()?, &l.observed))) else {
             return Err(FindError::NotFound(format!("pod {}/{} is not on this node", query.namespace, query.pod)));
         };
-        let name = container_name(pod, query)?;
+        let name = container_name(&pod, query)?;
         let mut runs: Vec<_> = observed.all(name).filter(|c| c.state != crate::runtime::State::Created).collect();
         runs.sort_by_key(|c| std::cmp::Reverse((c.attempt, c.created_at)));
         let bad = |text: String| Err(FindError::BadRequest(text));
         match (query.previous, runs.as_slice()) {
-            (_, []) => bad(format!("container {name} of pod {} is waiting to start{}", query.pod, why(pod, name))),
+            (_, []) => bad(format!("container {name} of pod {} is waiting to start{}", query.pod, why(&pod, name))),
             (false, [newest, ..]) | (true, [_, newest, ..]) => Ok(newest.id.clone()),
             (true, [only]) if !is_running(only) => Ok(only.id.clone()),
             (true, [_]) => bad(format!("container {name} of pod {} has no previous run", query.pod)),

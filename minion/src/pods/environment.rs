@@ -1,15 +1,15 @@
 //! The environment of a container: discovery variables of the services that exist when it
 //! starts, then its own variables, which win.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use coracle_api::{
-    core::{Container, EnvVar, EnvVarSource, Pod, Service},
+    core::{Container, EnvVar, EnvVarSource, Pod},
     quantity,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::{discovery, expansion::expand, naming::uid_of, report::name_of, resources::Resources};
+use super::{discovery, expansion::expand, naming::uid_of, report::name_of, resources::Resources, services::Services};
 
 /// Why a container can't be configured. A change of the pod or of what it refers to helps.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,7 +20,7 @@ pub struct ConfigError(pub String);
 #[derive(Debug, Clone)]
 pub struct Surroundings<'a> {
     /// All services.
-    pub services: &'a [Arc<Service>],
+    pub services: &'a Services,
     /// The pod's address.
     pub pod_ip: Option<IpAddr>,
     /// The node's address.
@@ -168,6 +168,10 @@ fn resource_value(container: &Container, resource: &str, divisor: &str) -> Optio
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use coracle_api::core::Service;
+
     use super::*;
 
     fn pod(json: serde_json::Value) -> Pod {
@@ -189,6 +193,7 @@ mod tests {
 
     fn lines(container: serde_json::Value, services: &[Arc<Service>]) -> Result<Vec<String>, String> {
         let pod = pod(container);
+        let services = &services.iter().cloned().collect();
         let around =
             Surroundings { services, pod_ip: Some([10, 244, 1, 2].into()), node_ip: [192, 0, 2, 1].into(), node: "n1" };
         let container = &pod.spec.as_ref().unwrap().containers[0];

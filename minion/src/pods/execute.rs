@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use coracle_api::core::{Container, Pod, Service};
+use coracle_api::core::{Container, Pod};
 use tokio::{
     sync::{Semaphore, SemaphorePermit, mpsc, watch},
     time::Instant,
@@ -23,6 +23,7 @@ use super::{
     report::{PodEvent, Report, ReportError},
     resolver::{self, Resolvers, resolv_conf},
     restart,
+    services::ServicesSeen,
 };
 use crate::{
     probes::{self, Target},
@@ -55,7 +56,7 @@ pub(super) struct Shared<R, P> {
     pub(super) starts: Semaphore,
     pub(super) restarts: Semaphore,
     pub(super) pulls: Semaphore,
-    pub(super) services: watch::Receiver<Arc<[Arc<Service>]>>,
+    pub(super) services: ServicesSeen,
     pub(super) directory: Directory,
 }
 
@@ -251,7 +252,7 @@ impl<R: Runtime, P: Report> Step<'_, R, P> {
     async fn start(&self, pod: &Arc<Pod>, name: &str, attempt: u32, infra: &ContainerId) -> Outcome {
         let Some(container) = find(pod, name) else { return Outcome::Cancelled };
         let Some(_permit) = self.permit(attempt > 0).await else { return Outcome::Cancelled };
-        let services = Arc::clone(&self.shared.services.borrow());
+        let services = self.shared.services.borrow().clone().unwrap_or_default();
         let (config, runtime) = (&self.shared.config, &self.shared.runtime);
         let mut image_user = String::new();
         if needs_image_user(pod, container) {

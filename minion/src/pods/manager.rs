@@ -6,10 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use coracle_api::{
-    client::Change,
-    core::{Pod, Service},
-};
+use coracle_api::{client::Change, core::Pod};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     task::JoinHandle,
@@ -23,6 +20,7 @@ use super::{
     memory::PodMemory,
     observation::PodObservation,
     plan::{Context, PodPlan, plan_pod},
+    services::ServicesSeen,
     supervisor::Supervisor,
     traffic::Serving,
 };
@@ -93,13 +91,13 @@ pub struct PodDns {
     pub host: HostFiles,
 }
 
-/// What the manager follows. Feed them from reflectors; a dropped sender ends the manager.
+/// What the manager follows. Feed them from reflectors; when the pods' sender is dropped the manager ends.
 #[derive(Debug)]
 pub struct Inputs {
     /// The pods bound to this node (`spec.nodeName=NAME`).
     pub pods: mpsc::Receiver<Change<Pod>>,
-    /// All services.
-    pub services: mpsc::Receiver<Change<Service>>,
+    /// All services; see [`super::services::follow`].
+    pub services: ServicesSeen,
 }
 
 /// Which container of which pod, for logs and exec.
@@ -145,7 +143,6 @@ impl Manager {
         shutdown: CancellationToken,
     ) -> (Self, JoinHandle<()>) {
         let directory = Directory::default();
-        let (services, services_seen) = watch::channel(Arc::from([]));
         let shared = Shared {
             volumes: config.root.as_deref().map_or_else(Volumes::none, Volumes::new),
             leaving: watch::Sender::new(0),
@@ -155,11 +152,11 @@ impl Manager {
             config,
             runtime,
             report,
-            services: services_seen,
+            services: inputs.services,
             directory: directory.clone(),
         };
-        let supervisor = Supervisor::new(Arc::new(shared), services, shutdown.child_token());
-        (Self { directory }, tokio::spawn(supervisor.run(inputs)))
+        let supervisor = Supervisor::new(Arc::new(shared), shutdown.child_token());
+        (Self { directory }, tokio::spawn(supervisor.run(inputs.pods)))
     }
 
     /// The engine's id of a container of a pod on this node.

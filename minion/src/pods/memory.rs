@@ -130,7 +130,7 @@ pub struct ProbeMemory {
 /// What is known of one container of the pod.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ContainerMemory {
-    /// Hash of its spec when last planned.
+    /// Hash of its spec, once observed.
     hash: String,
     /// Its newest run, also when the engine no longer has it.
     pub last: Option<Arc<Container>>,
@@ -165,6 +165,8 @@ pub struct PodMemory {
     pub images: BTreeMap<String, ImageMemory>,
     /// By name.
     pub containers: BTreeMap<String, ContainerMemory>,
+    /// The generation of the spec that the containers' hashes are of. A spec without one is hashed each time.
+    pub(super) hashed: Option<i64>,
     /// The infra container's attempts so far.
     pub infra_attempts: u32,
     /// Operations under way.
@@ -214,13 +216,19 @@ impl PodMemory {
         }
         let deleted = desired.is_some_and(|p| p.metadata.deletion_timestamp.is_some());
         self.deleted_since = deleted.then(|| self.deleted_since.unwrap_or(now));
-        if let Some(spec) = desired.and_then(|p| p.spec.as_ref()) {
-            for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
-                self.renew(&container.name, spec_hash(container));
+        if let Some((pod, spec)) = desired.and_then(|pod| Some((pod, pod.spec.as_ref()?))) {
+            let generation = pod.metadata.generation;
+            if generation.is_none() || generation != self.hashed {
+                for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+                    self.renew(&container.name, spec_hash(container));
+                }
+                self.hashed = generation;
             }
         }
         for name in observed.names() {
-            self.containers.entry(name.to_owned()).or_default();
+            if !self.containers.contains_key(name) {
+                self.containers.insert(name.to_owned(), ContainerMemory::default());
+            }
         }
         let mut ended = Vec::new();
         for (name, memory) in &mut self.containers {
@@ -270,6 +278,26 @@ impl PodMemory {
 }
 
 impl ContainerMemory {
+    /// Whether a run is one of the container as it is specified now.
+    pub(super) fn is_current(&self, run: &Container, spec: &coracle_api::core::Container) -> bool {
+        if self.hash.is_empty() { run.hash == spec_hash(spec) } else { run.hash == self.hash }
+    }
+
+    /// Whether it is no more than what [`PodMemory::adopt`] and an observation make of a status.
+    pub(super) fn is_plain(&self, observed: &PodObservation, now: Timestamp) -> bool {
+        let steady = match self.last.as_deref().map(|last| &last.state) {
+            Some(State::Running { started_at }) => backoff::is_steady(*started_at, now),
+            // Where nothing is planned it has ended for good.
+            Some(State::Exited { .. }) => true,
+            _ => false,
+        };
+        let shown = self.last.as_ref().is_none_or(|last| observed.by_id(&last.id).is_some());
+        let is_current = |id: &ContainerId| self.last.as_ref().is_some_and(|last| last.id == *id);
+        let hooked = self.hook.as_ref().is_some_and(|(id, _)| is_current(id));
+        let stopped = self.stopped.as_ref().is_some_and(|(id, _)| is_current(id));
+        shown && (self.crashes == 0 || steady) && !hooked && !stopped
+    }
+
     /// What no probe asks for is so, also where a status written during the postStart hook, which is
     /// all that a restarted minion knows, said otherwise.
     fn expect_probes(&mut self, spec: &coracle_api::core::Container) {

@@ -8,10 +8,11 @@
 //!
 //! * [`manager`]: [`Manager`] is the entry. `supervisor`: feeds the workers, lists and adopts at
 //!   start, finds orphans.
-//! * `worker`: observes, plans from full state, starts what the plan says, reports.
+//! * `worker`: observes, plans from full state, starts what the plan says, reports. `rest`: what is left of it
+//!   while nothing happens.
 //! * `plan`, `restart`, `status`, `memory`, `backoff`: pure decisions; no clock, no I/O.
 //! * `container`, `environment`, `expansion`, `naming`: a pod's container → what the engine is asked.
-//! * [`traffic`]: which pods services send clients to, so that none is stopped while they do.
+//! * [`services`]: what containers are told of services. [`traffic`]: which pods services send clients to, so that none is stopped while they do.
 //! * `execute`: one action of a plan, carried out. [`report`], `status_writer`: what the master is
 //!   told. `directory`: which container a log or command is of.
 //!
@@ -36,7 +37,9 @@ pub mod plan;
 pub mod report;
 mod resolver;
 pub mod resources;
+mod rest;
 pub mod restart;
+pub mod services;
 pub mod status;
 mod status_writer;
 mod supervisor;

@@ -38,6 +38,11 @@ impl PodObservation {
         self.all(labels::INFRA).filter(|c| is_running(c)).max_by_key(|c| (c.attempt, c.created_at))
     }
 
+    /// Whether these are the same containers in the same states.
+    pub fn is_same(&self, containers: &[Arc<Container>]) -> bool {
+        self.containers.len() == containers.len() && self.containers.iter().all(|c| containers.contains(c))
+    }
+
     /// The container with this id.
     pub fn by_id(&self, id: &ContainerId) -> Option<&Container> {
         self.containers.iter().map(Arc::as_ref).find(|c| &c.id == id)

@@ -11,7 +11,6 @@ use jiff::Timestamp;
 use super::{
     backoff::{self, CRASH_DELAY_MAX, IMAGE_CHECK_PERIOD, RETRY_DELAY_MAX},
     memory::{HookState, ImageMemory, PodMemory, Slot, StopReason},
-    naming::spec_hash,
     observation::{PodObservation, is_cut_off, is_running},
     operations::{Action, Pull},
     restart::{self, Fate, Role},
@@ -268,7 +267,7 @@ impl Planner<'_> {
         let dead = probes.and_then(|p| Some((p.dead.clone()?, p.started)));
         if infra.is_none_or(|infra| is_cut_off(running, infra)) {
             self.stop(running, grace.min(NETWORK_LOST_GRACE), StopReason::NetworkLost);
-        } else if running.hash != spec_hash(container) {
+        } else if !memory.is_current(running, container) {
             self.stop(running, grace, StopReason::Replaced);
         } else if let Some(HookState::Failed(why)) = hook {
             self.stop(running, grace, StopReason::HookFailed(why.clone()));

@@ -3,7 +3,11 @@
 //! The trait is narrow so that workers run in tests without a server. Only this file talks to the
 //! master about pods.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 pub use coracle_api::objects::event::EventType;
 use coracle_api::{
@@ -19,7 +23,7 @@ use tokio::{sync::mpsc, time::Instant};
 const EVENTS_WAITING_MAX: usize = 512;
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long routine is not worth an event when the master has heard too many.
-const QUIET: Duration = Duration::from_secs(10);
+const QUIET: Duration = Duration::from_secs(30);
 
 /// Why the master was not told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +79,21 @@ pub struct ApiReporter {
     client: Client,
     node: Arc<str>,
     events: mpsc::Sender<Box<Event>>,
+    quiet: Arc<Quiet>,
+}
+
+/// Until when routine is not worth an event.
+#[derive(Debug, Default)]
+struct Quiet(Mutex<Option<Instant>>);
+
+impl Quiet {
+    fn is_now(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
+    }
+
+    fn begin(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + QUIET);
+    }
 }
 
 impl ApiReporter {
@@ -82,8 +101,9 @@ impl ApiReporter {
     /// the reporter is dropped.
     pub fn new(client: Client, node: &str) -> Self {
         let (events, queue) = mpsc::channel(EVENTS_WAITING_MAX);
-        tokio::spawn(post_events(client.clone(), queue));
-        Self { client, node: node.into(), events }
+        let quiet = Arc::new(Quiet::default());
+        tokio::spawn(post_events(client.clone(), queue, quiet.clone()));
+        Self { client, node: node.into(), events, quiet }
     }
 }
 
@@ -116,11 +136,11 @@ impl Report for ApiReporter {
                 uid: pod.metadata.uid.clone(),
                 ..Default::default()
             },
-            spec: pod.spec.clone(),
+            spec: None,
             status: Some(status.clone()),
         };
-        let call = async { self.client.namespaced::<Pod>(namespace).update_status(name, &update).await.map(drop) };
-        self.tell(pod, call).await
+        let api = self.client.namespaced::<Pod>(namespace);
+        self.tell(pod, api.write_status(name, &update)).await
     }
 
     async fn delete(&self, pod: &Pod) -> Result<(), ReportError> {
@@ -133,6 +153,9 @@ impl Report for ApiReporter {
     }
 
     fn event(&self, pod: &Pod, event: PodEvent, now: Timestamp) {
+        if event.type_ == EventType::Normal && self.quiet.is_now() {
+            return;
+        }
         if self.events.try_send(Box::new(api_event(pod, event, &self.node, now))).is_err() {
             tracing::debug!(kind = "pod", name = name_of(pod).1, "dropped an event: too many are waiting");
         }
@@ -149,17 +172,16 @@ fn refused(error: ClientError) -> ReportError {
     if error.is_not_found() { ReportError::Gone } else { ReportError::Retry(error.to_string()) }
 }
 
-async fn post_events(client: Client, mut queue: mpsc::Receiver<Box<Event>>) {
+async fn post_events(client: Client, mut queue: mpsc::Receiver<Box<Event>>, quiet: Arc<Quiet>) {
     let (mut group, mut repeats) = (Vec::new(), Repeats::default());
-    let mut quiet_until = Instant::now();
     while queue.recv_many(&mut group, EVENTS_WAITING_MAX).await > 0 {
         for telling in repeats.gather(group.drain(..).map(|event| *event)) {
             let is_routine = telling.event().type_.as_deref() != Some(EventType::Warning.as_str());
-            if is_routine && Instant::now() < quiet_until {
+            if is_routine && quiet.is_now() {
                 continue;
             }
             match tokio::time::timeout(CALL_TIMEOUT, post_event(&client, &telling)).await {
-                Ok(Err(e)) if e.is_too_many_requests() => quiet_until = Instant::now() + QUIET,
+                Ok(Err(e)) if e.is_too_many_requests() => quiet.begin(),
                 Ok(Err(e)) if !e.is_already_exists() => {
                     tracing::debug!(kind = "event", error = %e, "an event was not recorded");
                 }

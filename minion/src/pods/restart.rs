@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use super::{
     backoff::{self, CRASH_DELAY_MAX},
     memory::{ContainerMemory, PodMemory, StopReason},
-    naming::spec_hash,
     observation::is_cut_off,
 };
 use crate::runtime::{Container, State};
@@ -70,7 +69,7 @@ pub fn fate(
     match role {
         Role::Init if code == 0 && !in_old_network => return Fate::Ended { code },
         Role::Init if code == 0 => return at_once,
-        _ if last.hash != spec_hash(container) => return at_once,
+        _ if !memory.is_current(last, container) => return at_once,
         _ => {}
     }
     let policy = match role {

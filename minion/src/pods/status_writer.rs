@@ -76,6 +76,11 @@ impl StatusWriter {
         self.sending.clone()
     }
 
+    /// Whether the master has what it should, as far as known.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.sending.is_none() && self.failures == 0 && self.wanted == self.stored
+    }
+
     /// When to ask again although nothing changes.
     pub(super) fn retry_at(&self) -> Option<Timestamp> {
         self.not_before.filter(|_| self.sending.is_none() && self.wanted != self.stored)

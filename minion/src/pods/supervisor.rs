@@ -11,23 +11,20 @@ use std::{
     time::Duration,
 };
 
-use coracle_api::{
-    client::Change,
-    core::{Pod, Service},
-};
+use coracle_api::{client::Change, core::Pod};
 use tokio::{
-    sync::watch,
+    sync::mpsc,
     task::{Id, JoinError, JoinSet},
-    time::Instant,
+    time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     backoff::{self, RETRY_DELAY_MAX},
     execute::Shared,
-    manager::Inputs,
     naming::uid_of,
     report::{Report, name_of},
+    rest::{Keepsake, Kept},
     worker::{Ended, Mailbox, Worker},
 };
 use crate::runtime::{Container, Runtime, RuntimeEvent};
@@ -37,22 +34,39 @@ const LIST_AGAIN: Duration = Duration::from_secs(1);
 /// Workers are quick to stop: what they wait for is dropped.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
+/// Pods at rest are looked at again this often, in case an event was lost after all.
+const RESYNC: Duration = Duration::from_secs(300);
+
 /// A pod that is wanted, or of which something is left here.
 struct Entry {
-    pod: Option<Arc<Pod>>,
-    mailbox: Arc<Mailbox>,
-    /// The worker has done its work; the master's word that the pod is gone is still to come.
-    finished: bool,
+    pod: Option<Kept>,
+    stage: Stage,
     /// A list no longer named it: it stops before others start.
     leaving: bool,
+}
+
+/// Who looks after a pod.
+enum Stage {
+    /// Nobody yet.
+    Early,
+    /// A worker.
+    Work(Arc<Mailbox>),
+    /// Nobody: it needs nothing.
+    Rest(Box<Keepsake>),
+    /// Nobody any more; the master's word that the pod is gone is still to come.
+    Finished,
+}
+
+impl Entry {
+    fn is_finished(&self) -> bool {
+        matches!(self.stage, Stage::Finished)
+    }
 }
 
 /// See the module.
 pub(super) struct Supervisor<R, P> {
     shared: Arc<Shared<R, P>>,
     shutdown: CancellationToken,
-    services: watch::Sender<Arc<[Arc<Service>]>>,
-    service_map: BTreeMap<(String, String), Arc<Service>>,
     entries: BTreeMap<String, Entry>,
     workers: JoinSet<Ended>,
     uids: HashMap<Id, String>,
@@ -64,21 +78,14 @@ pub(super) struct Supervisor<R, P> {
     touched: BTreeSet<String>,
     list_at: Option<Instant>,
     pods_known: bool,
-    services_known: bool,
     active: bool,
 }
 
 impl<R: Runtime, P: Report> Supervisor<R, P> {
-    pub(super) fn new(
-        shared: Arc<Shared<R, P>>,
-        services: watch::Sender<Arc<[Arc<Service>]>>,
-        shutdown: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared<R, P>>, shutdown: CancellationToken) -> Self {
         Self {
             shared,
             shutdown,
-            services,
-            service_map: BTreeMap::new(),
             entries: BTreeMap::new(),
             workers: JoinSet::new(),
             uids: HashMap::new(),
@@ -87,14 +94,15 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
             touched: BTreeSet::new(),
             list_at: None,
             pods_known: false,
-            services_known: false,
             active: false,
         }
     }
 
-    pub(super) async fn run(mut self, mut inputs: Inputs) {
-        let shutdown = self.shutdown.clone();
+    pub(super) async fn run(mut self, mut pods: mpsc::Receiver<Change<Pod>>) {
+        let (shutdown, mut services) = (self.shutdown.clone(), self.shared.services.clone());
         let mut events = self.shared.runtime.events();
+        let mut resync = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let list_at = self.list_at;
             // All cancel-safe: a message or worker that is not taken stays where it is.
@@ -109,18 +117,19 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
                         self.list_at = Some(Instant::now() + LIST_AGAIN);
                     }
                 },
-                change = inputs.pods.recv() => match change {
+                change = pods.recv() => match change {
                     Some(change) => self.change_pods(change),
                     None => break,
                 },
-                change = inputs.services.recv() => match change {
-                    Some(change) => self.change_services(change),
-                    None => break,
-                },
+                // Who starts containers asks for them; here it matters only that they are known.
+                Ok(()) = services.changed(), if !self.active => {}
                 Some(ended) = self.workers.join_next_with_id() => self.worker_ended(ended),
                 () = tokio::time::sleep_until(list_at.unwrap_or_else(Instant::now)), if list_at.is_some() => {
                     self.list().await;
                 }
+                _ = resync.tick() => if self.entries.values().any(|e| matches!(e.stage, Stage::Rest(_))) {
+                    self.list().await;
+                },
             }
             self.activate();
         }
@@ -138,10 +147,10 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
             RuntimeEvent::Changed { pod_uid, .. } if !self.active => {
                 self.touched.insert(pod_uid);
             }
-            RuntimeEvent::Changed { pod_uid, .. } => match self.entries.get(&pod_uid) {
-                Some(entry) if !entry.finished => entry.mailbox.changed(),
+            RuntimeEvent::Changed { pod_uid, .. } => match self.mailbox(&pod_uid) {
+                Some(mailbox) => mailbox.changed(),
                 // Something is left of a pod that should be gone.
-                _ => self.work(pod_uid, None, None),
+                None => self.work(pod_uid, None, None),
             },
         }
     }
@@ -171,9 +180,23 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
         for container in containers {
             parts.entry(container.pod_uid.clone()).or_default().push(container);
         }
+        let mut awake = Vec::new();
         for (uid, entry) in &self.entries {
-            if !entry.finished {
-                entry.mailbox.containers(since, parts.remove(uid).unwrap_or_default());
+            match &entry.stage {
+                Stage::Finished => {}
+                Stage::Rest(kept) => {
+                    let part = parts.remove(uid).unwrap_or_default();
+                    if !kept.observed.is_same(&part) {
+                        awake.push((uid.clone(), part));
+                    }
+                }
+                Stage::Work(mailbox) => mailbox.containers(since, parts.remove(uid).unwrap_or_default()),
+                Stage::Early => drop(parts.remove(uid)),
+            }
+        }
+        for (uid, part) in awake {
+            if let Some(mailbox) = self.mailbox(&uid) {
+                mailbox.containers(since, part);
             }
         }
         for (uid, part) in parts {
@@ -191,26 +214,27 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
     }
 
     fn count_leaving(&self) {
-        let leaving = self.entries.values().filter(|e| e.leaving && e.pod.is_none() && !e.finished).count();
+        let leaving = self.entries.values().filter(|e| e.leaving && e.pod.is_none() && !e.is_finished()).count();
         self.shared.leaving.send_if_modified(|count| std::mem::replace(count, leaving) != leaving);
     }
 
     /// Starts the workers once everything that they need is known.
     fn activate(&mut self) {
-        if self.active || !self.pods_known || !self.services_known {
+        if self.active || !self.pods_known || self.shared.services.borrow().is_none() {
             return;
         }
         let Some((since, containers)) = self.listed.take() else { return };
         self.active = true;
-        let pods: Vec<_> = self.entries.iter().map(|(uid, e)| (uid.clone(), e.pod.clone())).collect();
+        let pods: Vec<_> =
+            self.entries.iter().map(|(uid, e)| (uid.clone(), e.pod.as_ref().and_then(Kept::open))).collect();
         tracing::info!(pods = pods.len(), containers = containers.len(), "adopting what runs");
         for (uid, pod) in pods {
             self.work(uid, pod, None);
         }
         self.distribute(since, containers);
         for uid in std::mem::take(&mut self.touched) {
-            match self.entries.get(&uid) {
-                Some(entry) => entry.mailbox.changed(),
+            match self.mailbox(&uid) {
+                Some(mailbox) => mailbox.changed(),
                 None => self.work(uid, None, None),
             }
         }
@@ -245,9 +269,40 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
             mailbox.containers(since, containers);
         }
         let worker = Worker::new(Arc::clone(&self.shared), uid.clone(), pod.clone(), Arc::clone(&mailbox));
+        self.set_to_work(&uid, worker);
+        let (pod, stage) = (pod.map(Kept::Open), Stage::Work(mailbox));
+        self.entries.insert(uid, Entry { pod, stage, leaving: false });
+    }
+
+    fn set_to_work(&mut self, uid: &str, worker: Worker<R, P>) {
         let task = self.workers.spawn(worker.run(self.shutdown.clone()));
-        self.uids.insert(task.id(), uid.clone());
-        self.entries.insert(uid, Entry { pod, mailbox, finished: false, leaving: false });
+        self.uids.insert(task.id(), uid.to_owned());
+    }
+
+    /// Where a pod's worker reads its news. Sets one to work if the pod is at rest; `None` if nobody is to look
+    /// after it.
+    fn mailbox(&mut self, uid: &str) -> Option<Arc<Mailbox>> {
+        let entry = self.entries.get_mut(uid)?;
+        match &entry.stage {
+            Stage::Work(mailbox) => Some(Arc::clone(mailbox)),
+            Stage::Rest(kept) => {
+                let (kept, mailbox) = (kept.clone(), Arc::default());
+                self.awake(uid, &kept, Arc::clone(&mailbox));
+                Some(mailbox)
+            }
+            Stage::Early | Stage::Finished => None,
+        }
+    }
+
+    /// Sets a worker to work where another one went to rest. Where that can't be read any more, which is an error
+    /// of this program, the pod is left as it is.
+    fn awake(&mut self, uid: &str, kept: &Keepsake, mailbox: Arc<Mailbox>) {
+        let Some(pod) = kept.pod.open() else { return };
+        let (shared, news) = (Arc::clone(&self.shared), Arc::clone(&mailbox));
+        self.set_to_work(uid, Worker::awake(shared, uid.to_owned(), pod, kept, news));
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.stage = Stage::Work(mailbox);
+        }
     }
 
     fn worker_ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
@@ -261,14 +316,23 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
     }
 
     fn take_back(&mut self, uid: String, ended: Option<Ended>) {
-        if matches!(ended, Some(Ended::Deleted | Ended::Cleared)) {
+        if matches!(ended, Some(Ended::Deleted | Ended::Cleared | Ended::AtRest(_))) {
             self.failures.remove(&uid);
         }
         let Some(entry) = self.entries.get_mut(&uid) else { return };
-        let Some(ended) = ended else { return self.rest(uid) };
-        match (ended, entry.pod.take()) {
+        let Some(ended) = ended else { return self.pause(uid) };
+        let pod = entry.pod.as_ref().and_then(Kept::open);
+        match (ended, pod) {
+            (Ended::AtRest(kept), _) => match &entry.stage {
+                // What came meanwhile lies where the next worker finds it.
+                Stage::Work(mailbox) if mailbox.has_news() => {
+                    let mailbox = Arc::clone(mailbox);
+                    self.awake(&uid, &kept, mailbox);
+                }
+                _ => (entry.pod, entry.stage) = (Some(Kept::Packed(Arc::clone(&kept.pod))), Stage::Rest(kept)),
+            },
             (Ended::Failed, pod) => self.work(uid, pod, None),
-            (Ended::Deleted, pod @ Some(_)) => (entry.pod, entry.finished) = (pod, true),
+            (Ended::Deleted, Some(_)) => entry.stage = Stage::Finished,
             // The pod came (back) while the worker cleared up.
             (Ended::Cleared, pod @ Some(_)) => self.work(uid, pod, None),
             (Ended::Deleted | Ended::Cleared, None) => {
@@ -279,7 +343,7 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
 
     /// Takes the place of a worker that failed until another may be started. Its mailbox is not read: the
     /// next worker looks at everything anew.
-    fn rest(&mut self, uid: String) {
+    fn pause(&mut self, uid: String) {
         let failures = self.failures.entry(uid.clone()).or_default();
         *failures = failures.saturating_add(1);
         let (wait, shutdown) = (backoff::delay(*failures, RETRY_DELAY_MAX), self.shutdown.clone());
@@ -324,15 +388,22 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
         }
         match self.entries.get_mut(&uid) {
             Some(entry) => {
-                entry.pod = Some(Arc::clone(&pod));
-                entry.mailbox.pod(Some(pod));
-                if std::mem::take(&mut entry.leaving) {
+                let left = std::mem::take(&mut entry.leaving);
+                // A list names all pods again.
+                let known = entry.pod.as_ref().is_some_and(|kept| kept.is(&pod));
+                if !known || !matches!(entry.stage, Stage::Rest(_)) {
+                    entry.pod = Some(Kept::Open(Arc::clone(&pod)));
+                    if let Some(mailbox) = self.mailbox(&uid) {
+                        mailbox.pod(Some(pod));
+                    }
+                }
+                if left {
                     self.count_leaving();
                 }
             }
             None if self.active => self.work(uid, Some(pod), None),
             None => {
-                let entry = Entry { pod: Some(pod), mailbox: Arc::default(), finished: false, leaving: false };
+                let entry = Entry { pod: Some(Kept::Open(pod)), stage: Stage::Early, leaving: false };
                 self.entries.insert(uid, entry);
             }
         }
@@ -340,39 +411,21 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
 
     fn forget(&mut self, uid: &str) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        if entry.finished || !self.active {
+        if entry.is_finished() || !self.active {
             self.entries.remove(uid);
         } else {
             entry.pod = None;
-            entry.mailbox.pod(None);
+            if let Some(mailbox) = self.mailbox(uid) {
+                mailbox.pod(None);
+            }
         }
-    }
-
-    fn change_services(&mut self, change: Change<Service>) {
-        let key = |s: &Service| {
-            (s.metadata.namespace.clone().unwrap_or_default(), s.metadata.name.clone().unwrap_or_default())
-        };
-        match change {
-            Change::Replaced(services) => {
-                self.service_map = services.into_iter().map(|s| (key(&s), s)).collect();
-                self.services_known = true;
-            }
-            Change::Applied(service) => {
-                self.service_map.insert(key(&service), service);
-            }
-            Change::Deleted(service) => {
-                self.service_map.remove(&key(&service));
-            }
-            Change::Interrupted(_) => return,
-        }
-        self.services.send_replace(self.service_map.values().cloned().collect());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use coracle_api::core::PodStatus;
-    use tokio::sync::Semaphore;
+    use tokio::sync::{Semaphore, watch};
 
     use super::*;
     use crate::{
@@ -396,7 +449,6 @@ mod tests {
     }
 
     fn supervisor(root: &std::path::Path) -> Supervisor<Hollow, Silent> {
-        let (services, services_seen) = watch::channel(Arc::default());
         let config = Config::new("n1", [192, 0, 2, 1].into(), "0badcafe", root.to_owned());
         let shared = Shared {
             volumes: Volumes::new(root),
@@ -407,10 +459,10 @@ mod tests {
             config,
             runtime: Arc::new(Hollow::new(Clock::system())),
             report: Arc::new(Silent),
-            services: services_seen,
+            services: watch::Sender::new(None).subscribe(),
             directory: Default::default(),
         };
-        Supervisor::new(Arc::new(shared), services, CancellationToken::new())
+        Supervisor::new(Arc::new(shared), CancellationToken::new())
     }
 
     #[test]

@@ -125,7 +125,9 @@ impl Node {
 
     async fn start(&mut self) {
         let (watch, pods) = mpsc::channel(64);
-        let (services_in, services) = mpsc::channel(4);
+        let (services_in, told) = mpsc::channel(4);
+        let (seen, services) = tokio::sync::watch::channel(None);
+        tokio::spawn(services::follow(told, seen));
         let state = MasterState { pods: self.pods.clone(), ..MasterState::default() };
         let master = Master { state: Arc::new(Mutex::new(state)), watch: watch.clone() };
         let mut config = Config::new("n1", [192, 0, 2, 1].into(), "0badcafe", self.root.path().to_owned());

@@ -28,8 +28,9 @@ use super::{
     naming::uid_of,
     observation::{PodObservation, is_running},
     operations::{Action, Outcome},
-    plan::{Context, PodPlan},
+    plan::Context,
     report::{PodEvent, Report, ReportError},
+    rest::Keepsake,
     restart,
     status_writer::StatusWriter,
     traffic::{self, Serving},
@@ -84,14 +85,22 @@ impl Mailbox {
         self.tell(|news| news.changed = true);
     }
 
+    /// Whether there is news that nobody took.
+    pub(super) fn has_news(&self) -> bool {
+        let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        news.pod.is_some() || news.containers.is_some() || news.changed
+    }
+
     fn take(&self) -> News {
         std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// How a worker came to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Ended {
+    /// The pod is as it should be: nothing is to be done until there is news.
+    AtRest(Box<Keepsake>),
     /// The pod object is deleted, by this worker.
     Deleted,
     /// Nothing of the pod is left here, or the minion stops.
@@ -134,10 +143,25 @@ pub(super) struct Worker<R, P> {
     verdicts: Option<(mpsc::Sender<Verdict>, mpsc::Receiver<Verdict>)>,
     writer: StatusWriter,
     serving: Option<watch::Receiver<Serving>>,
+    /// What a plan is made of has changed since the last one.
+    due: bool,
+    /// The last plan asked for nothing.
+    idle: bool,
+    /// When time alone changes the last plan.
+    recheck_at: Option<Timestamp>,
     /// The pod waits until nobody is sent to it.
     held: bool,
     /// When it last got ready.
     ready_since: Option<Timestamp>,
+}
+
+/// Whether what a plan looks at is the same in both.
+fn is_same_but_status(before: &Pod, after: &Pod) -> bool {
+    let (old, new) = (&before.metadata, &after.metadata);
+    before.spec == after.spec
+        && (old.deletion_timestamp == new.deletion_timestamp)
+        && (old.deletion_grace_period_seconds == new.deletion_grace_period_seconds)
+        && (&old.annotations, &old.labels, old.generation) == (&new.annotations, &new.labels, new.generation)
 }
 
 async fn changed(serving: Option<&mut watch::Receiver<Serving>>) -> Result<(), watch::error::RecvError> {
@@ -164,6 +188,9 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         }
         Self {
             serving: shared.config.serving.clone(),
+            due: true,
+            idle: false,
+            recheck_at: None,
             held: false,
             ready_since: None,
             shared,
@@ -184,8 +211,23 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         }
     }
 
-    /// Runs until nothing of the pod is left, or until `shutdown`, which leaves its containers as
-    /// they are.
+    /// One that goes on where another one went to rest.
+    pub(super) fn awake(
+        shared: Arc<Shared<R, P>>,
+        uid: String,
+        pod: Arc<Pod>,
+        kept: &Keepsake,
+        mailbox: Arc<Mailbox>,
+    ) -> Self {
+        let mut memory = kept.memory(&pod);
+        let mut worker = Self::new(shared, uid, Some(pod), mailbox);
+        memory.orphan_grace = ORPHAN_GRACE;
+        worker.memory = memory;
+        worker
+    }
+
+    /// Runs until nothing of the pod is left or to be done, or until `shutdown`, which leaves its containers
+    /// as they are.
     pub(super) async fn run(mut self, shutdown: CancellationToken) -> Ended {
         loop {
             self.read_news();
@@ -199,11 +241,18 @@ impl<R: Runtime, P: Report> Worker<R, P> {
                 looked = self.look() => looked,
             };
             let wake_at = if looked {
-                let plan = self.step();
-                if plan.done {
-                    break;
+                if self.due || self.recheck_at.is_some_and(|at| at <= self.now()) {
+                    if self.step() {
+                        break;
+                    }
+                } else {
+                    let now = self.now();
+                    self.write_status(now);
                 }
-                plan.recheck_at
+                if let Some(keepsake) = self.rest() {
+                    return Ended::AtRest(Box::new(keepsake));
+                }
+                self.recheck_at
             } else {
                 // The last plan is old, but its status was true, and one that stayed due would end the wait
                 // below at once.
@@ -220,7 +269,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
                 () = self.mailbox.notify.notified() => {}
                 Some(done) = self.tasks.join_next_with_id() => self.finish(done),
                 Some(verdict) = received(self.verdicts.as_mut()) => self.judge(&verdict),
-                Ok(()) = changed(self.serving.as_mut()), if self.held => {}
+                Ok(()) = changed(self.serving.as_mut()), if self.held => self.due = true,
                 () = tokio::time::sleep(wait.min(RESYNC)) => if wait >= RESYNC { self.invalidate() },
             }
         }
@@ -238,11 +287,14 @@ impl<R: Runtime, P: Report> Worker<R, P> {
             if let Some(pod) = &pod {
                 let now = self.now();
                 self.writer.see(pod.status.as_ref(), now);
+                // The echo of a status is no reason to plan.
+                self.due |= self.pod.as_deref().is_none_or(|before| !is_same_but_status(before, pod));
                 self.known = Some(Arc::clone(pod));
                 if let (Some(own), Some(stored)) = (&mut self.memory.status, &pod.status) {
-                    conditions::take_foreign(own, stored);
+                    self.due |= conditions::take_foreign(own, stored);
                 }
             } else {
+                self.due = true;
                 // Nobody wants to know any more: a report that is due would be due for ever.
                 self.writer = StatusWriter::default();
             }
@@ -282,14 +334,14 @@ impl<R: Runtime, P: Report> Worker<R, P> {
 
     fn observe(&mut self, since: Instant, containers: Vec<Arc<Container>>) {
         self.observed = PodObservation { containers };
-        (self.fresh, self.looked) = (true, Some(since));
+        (self.fresh, self.looked, self.due) = (true, Some(since), true);
         if let Some(pod) = &self.known {
             self.shared.directory.list(pod, &self.observed);
         }
     }
 
-    /// Plans once and sets the plan going.
-    fn step(&mut self) -> PodPlan {
+    /// Plans once and sets the plan going. True when nothing of the pod is left.
+    fn step(&mut self) -> bool {
         let now = self.now();
         let ended = self.memory.observe(self.pod.as_deref(), &self.observed, now);
         for name in ended {
@@ -301,6 +353,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         let traffic = named.and_then(|named| named.or_else(|| traffic::unnamed(self.ready_since, now)));
         let context = Context { node_ip: self.shared.config.node_ip, now, traffic };
         let plan = (self.shared.config.plan)(self.pod.as_deref(), &self.observed, &self.memory, context);
+        (self.due, self.idle, self.recheck_at) = (false, plan.actions.is_empty(), plan.recheck_at);
         self.held = plan.held;
         if let Some(status) = &plan.status {
             self.writer.want(status, now);
@@ -315,7 +368,19 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         if !plan.actions.is_empty() {
             tracing::debug!(kind = "pod", uid = self.uid, actions = plan.actions.len(), "planned");
         }
-        plan
+        plan.done
+    }
+
+    /// What is left of this worker if there is nothing more to do: no plan, no probe, nothing under way, and the
+    /// master has heard everything.
+    fn rest(&self) -> Option<Keepsake> {
+        let idle = self.idle && self.recheck_at.is_none() && self.tasks.is_empty();
+        if !idle || self.held || !self.probes.is_empty() || !self.writer.is_quiet() {
+            return None;
+        }
+        let keepsake = Keepsake::of(self.pod.as_deref()?, &self.memory, &self.observed, self.now())?;
+        self.shared.directory.pack(&self.uid, &keepsake.pod);
+        Some(keepsake)
     }
 
     fn write_status(&mut self, now: Timestamp) {
@@ -390,6 +455,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
     fn judge(&mut self, verdict: &Verdict) {
         let Some(memory) = self.memory.containers.get_mut(&verdict.container) else { return };
         let Some(known) = memory.probes.as_mut().filter(|p| p.id == verdict.id) else { return };
+        self.due = true;
         match (verdict.kind, verdict.healthy) {
             (ProbeKind::Startup, true) => known.started = true,
             (ProbeKind::Readiness, ready) => known.ready = ready,

@@ -11,10 +11,13 @@ use coracle_api::{
     core::{Pod, PodStatus},
 };
 use coracle_minion::{
-    pods::{Config, Inputs, Manager, PodEvent, Report, ReportError},
+    pods::{Config, Inputs, Manager, PodEvent, Report, ReportError, services::Services},
     runtime::{Container, ContainerId, Runtime, State, labels},
 };
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::bench::{Bench, NODE, eventually, with_engine};
@@ -40,7 +43,6 @@ impl Report for Told {
 struct Minion {
     told: Told,
     pods: mpsc::Sender<Change<Pod>>,
-    _services: mpsc::Sender<Change<coracle_api::core::Service>>,
     task: JoinHandle<()>,
     shutdown: CancellationToken,
 }
@@ -48,15 +50,14 @@ struct Minion {
 impl Minion {
     async fn start(b: &Bench, root: &Path, pods: Vec<Pod>) -> Self {
         let (pods_in, pods_out) = mpsc::channel(16);
-        let (services_in, services) = mpsc::channel(1);
-        services_in.send(Change::replaced(Vec::new())).await.unwrap();
+        let services = watch::Sender::new(Some(Services::default())).subscribe();
         pods_in.send(Change::replaced(pods)).await.unwrap();
         let config = Config::new(NODE, [127, 0, 0, 1].into(), &b.cluster, root.to_owned());
         let (told, shutdown) = (Told::default(), CancellationToken::new());
         let inputs = Inputs { pods: pods_out, services };
         let (_, task) =
             Manager::start(config, Arc::clone(&b.runtime), Arc::new(told.clone()), inputs, shutdown.clone());
-        Self { told, pods: pods_in, _services: services_in, task, shutdown }
+        Self { told, pods: pods_in, task, shutdown }
     }
 
     async fn stop(self) {

@@ -16,14 +16,14 @@ use coracle_minion::{
     bare::Bare,
     feed,
     node::{cluster::ClusterFacts, facts::NodeFacts, registration::Registration},
-    pods::PlanPod,
+    pods::{PlanPod, services},
     runtime::{
         Runtime, RuntimeEvent, State,
         hollow::{Delays, Hollow},
         labels,
     },
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -158,9 +158,11 @@ async fn run(host: Arc<Host>, gate: Gate, stop: CancellationToken) {
     }
     let Some(pod_cidr) = stop.run_until_cancelled(registration.pod_cidr()).await else { return };
     let runtime = Arc::new(Engine { hollow: host.engine(), life: gate });
-    let (service_changes, services) = mpsc::channel(feed::QUEUE);
+    let (service_changes, told) = mpsc::channel(feed::QUEUE);
+    let (seen, services) = watch::channel(None);
     let followed = Reflector::new(client.all::<Service>(), ListParams::default());
     tokio::spawn(feed::run(followed, vec![service_changes], stop.clone()));
+    tokio::spawn(services::follow(told, seen));
     let (clock, plan) = (host.clock.clone(), host.plan);
     let beats = client.clone();
     Bare { client, beats, cluster, registration, pod_cidr, runtime, services, clock, plan }.run(stop).await;

@@ -5,7 +5,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    pods::{naming::infra_hash, operations::Outcome},
+    pods::{
+        naming::{infra_hash, spec_hash},
+        operations::Outcome,
+        rest::Keepsake,
+    },
     runtime::ContainerId,
 };
 
@@ -35,6 +39,7 @@ struct World {
     job_code: i32,
     started: Vec<String>,
     traffic: Option<Traffic>,
+    rests: u32,
 }
 
 impl World {
@@ -53,6 +58,7 @@ impl World {
             job_code: 0,
             started: Vec::new(),
             traffic: None,
+            rests: 0,
         }
     }
 
@@ -240,6 +246,23 @@ impl World {
         self.memory = self.pod.as_ref().map(PodMemory::adopt).unwrap_or_default();
     }
 
+    /// The pod goes to rest, if it may, and is woken again: what follows must be as if it had not.
+    fn rest(&mut self) {
+        let plan = self.plan();
+        if !plan.actions.is_empty() || plan.recheck_at.is_some() {
+            return;
+        }
+        let Some(pod) = &mut self.pod else { return };
+        pod.status = self.memory.status.as_deref().cloned();
+        let Some(kept) = Keepsake::of(pod, &self.memory, &self.observed, self.now) else { return };
+        let packed = kept.pod.open().unwrap();
+        assert_eq!(*packed, *pod);
+        self.memory = kept.memory(&packed);
+        let again = self.plan();
+        assert_eq!(plan, again, "who begins anew plans what the other one would have");
+        self.rests += 1;
+    }
+
     fn delete(&mut self) {
         if let Some(pod) = &mut self.pod {
             pod.metadata.deletion_timestamp = Some(coracle_api::meta::Time(self.now));
@@ -296,6 +319,7 @@ impl World {
             10 => self.restart_minion(),
             11 => drop(self.finish_jobs()),
             12 => self.advance(Duration::from_secs(u64::from(byte >> 4))),
+            13 => self.rest(),
             _ => {
                 for action in self.under_way.clone() {
                     self.carry_out(&action, true, true);
@@ -304,6 +328,24 @@ impl World {
         }
         self.advance(Duration::from_millis(7));
     }
+}
+
+#[test]
+fn a_pod_rests_once_all_is_well_and_again_when_a_restarted_container_has_run_for_a_while() {
+    let mut world = World::new(pod("Always", &["init"], &["a"]));
+    world.rest();
+    assert_eq!(world.rests, 0, "it is still to be started");
+    world.settle();
+    world.rest();
+    assert_eq!(world.rests, 1);
+    let id = world.id("a");
+    world.end(&id, 1);
+    world.settle();
+    world.rest();
+    assert_eq!(world.rests, 1, "a series of crashes is remembered");
+    world.advance(Duration::from_secs(60));
+    world.rest();
+    assert_eq!(world.rests, 2);
 }
 
 proptest! {
@@ -445,7 +487,9 @@ fn a_lost_network_restarts_all_containers_in_a_new_one_with_the_volumes_intact()
 fn a_new_image_replaces_only_its_container() {
     let mut world = World::new(pod("Always", &[], &["a", "b"]));
     world.settle();
-    world.pod.as_mut().unwrap().spec.as_mut().unwrap().containers[0].image = Some("new".into());
+    let pod = world.pod.as_mut().unwrap();
+    pod.spec.as_mut().unwrap().containers[0].image = Some("new".into());
+    pod.metadata.generation = Some(2);
     let plan = world.plan();
     assert!(
         matches!(plan.actions.as_slice(), [Action::Stop { container, reason: StopReason::Replaced, .. }] if container == "a")
