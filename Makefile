@@ -10,7 +10,7 @@ PODS ?= 30000
 # Always both: with another set of packages what they share would have other features, and be built again.
 BUILD := $(CARGO) build --locked --release --bin coracle --bin coracle-hosts
 
-.PHONY: help demo test test-unit sim check images hosts-up hosts-down bench bench-api bench-proxy bench-scale bench-schedule install clean tools
+.PHONY: help demo test test-unit sim check images hosts-up hosts-down bench bench-api bench-proxy bench-scale bench-schedule profile-scale install clean tools
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -77,6 +77,14 @@ bench-scale: ## measures a master under NODES simulated minions with PODS pods (
 	@scripts/require.sh build
 	@$(BUILD) --bin coracle-bench
 	@target/release/coracle-bench scale --nodes $(NODES) --pods $(PODS) $(ARGS)
+
+# Frame pointers, so that stacks are whole; a folder of its own, since they change every crate.
+profile-scale: ## a flame graph of the master in bench-scale's run: target/scale.svg
+	@scripts/require.sh build profile
+	@$(BUILD) --bin coracle-bench
+	@RUSTFLAGS="-C force-frame-pointers=yes" $(CARGO) build --locked --profile profiling --target-dir target/profile --bin coracle
+	@CORACLE=target/profile/profiling/coracle target/release/coracle-bench scale --nodes $(NODES) --pods $(PODS) --samples target/scale.perf $(ARGS)
+	@scripts/flame-graph.sh target/scale.perf target/scale.svg
 
 bench-schedule: ## measures the scheduler in process; half a minute
 	@scripts/require.sh build

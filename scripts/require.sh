@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the named purposes need and the machine lacks, through its package manager, and
-# says so. Purposes: build, docker, images, proxy, etcd, hosts, bench-proxy.
+# says so. Purposes: build, docker, images, proxy, profile, etcd, hosts, bench-proxy.
 set -euo pipefail
 
 # After su, Debian leaves the folders of dockerd, service and nft out.
@@ -88,6 +88,7 @@ for purpose in "$@"; do
       ;;
     images) need busybox busybox-static busybox busybox-static ;;
     proxy) need nft nftables nftables nftables ;;
+    profile) need perf linux-perf perf perf ;;
     bench-proxy)
       need conntrack conntrack conntrack-tools conntrack-tools
       need nginx nginx-light nginx nginx

@@ -107,12 +107,11 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Begins to watch; what exists already is not counted.
-    pub(super) fn start(master: SocketAddr, namespace: &str) -> Result<Self> {
+    pub(super) fn start(master: SocketAddr) -> Result<Self> {
         let (stop, counts) = (Arc::new(AtomicBool::new(false)), Arc::new([const { AtomicUsize::new(0) }; 3]));
-        let path = format!("/api/v1/namespaces/{namespace}/pods?watch=true");
         let (stopped, counted) = (stop.clone(), counts.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = std::thread::spawn(move || runtime.block_on(follow(master, &path, &stopped, &counted)));
+        let thread = std::thread::spawn(move || runtime.block_on(follow(master, &stopped, &counted)));
         Ok(Self { thread: Some(thread), stop, counts })
     }
 
@@ -155,10 +154,10 @@ impl Drop for Follower {
     }
 }
 
-async fn follow(master: SocketAddr, path: &str, stop: &AtomicBool, counts: &[AtomicUsize; 3]) -> Result<Seen> {
+async fn follow(master: SocketAddr, stop: &AtomicBool, counts: &[AtomicUsize; 3]) -> Result<Seen> {
     let mut connection = Connection::open(master).await?;
     let mut request = Vec::new();
-    wire::request(&mut request, "GET", path, &master.to_string());
+    wire::request(&mut request, "GET", "/api/v1/pods?watch=true", &master.to_string());
     connection.send(&request).await?;
     let (mut seen, mut lines) = (Seen::default(), Lines::default());
     while !stop.load(Ordering::Relaxed) {

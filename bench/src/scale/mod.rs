@@ -16,6 +16,7 @@
 mod follower;
 mod minions;
 mod prober;
+mod samples;
 
 use std::{
     path::PathBuf,
@@ -26,7 +27,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use coracle_api::{
     client::{Client, ListParams},
-    core::{Namespace, Node, ReplicationController},
+    core::{Endpoints, Namespace, Node, ReplicationController, Service},
     open_files,
 };
 
@@ -37,6 +38,7 @@ use crate::{
 use follower::{Follower, Stage};
 use minions::Minions;
 use prober::Prober;
+use samples::Samples;
 
 /// Pods of one controller at most.
 const REPLICAS_MAX: usize = 1000;
@@ -44,8 +46,10 @@ const REPLICAS_MAX: usize = 1000;
 const RANGES: [&str; 4] = ["--pod-cidr", "10.0.0.0/9", "--service-cidr", "10.128.0.0/16"];
 /// How long nothing may happen in a run.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Namespace of the load.
-const NAMESPACE: &str = "scale";
+/// Controllers of a namespace.
+const CONTROLLERS_MAX: usize = 10;
+/// What the names of the load's namespaces begin with.
+const NAMESPACES: &str = "scale-";
 
 /// `coracle-bench scale`
 #[derive(Debug, Args)]
@@ -62,6 +66,9 @@ pub(crate) struct ScaleArgs {
     /// Directory of the store; a disk, not memory
     #[arg(long, default_value = "target")]
     dir: PathBuf,
+    /// Takes samples of the master's processor with perf while pods are made, into this file
+    #[arg(long, value_name = "FILE")]
+    samples: Option<PathBuf>,
     /// Seconds of the look at the cluster at rest
     #[arg(long, default_value_t = 10)]
     idle_seconds: u64,
@@ -95,6 +102,8 @@ struct Figures {
     joined: Duration,
     /// From the first controller's creation to the last pod Running, as seen by the follower.
     took: Duration,
+    /// From there until all were addresses of their services.
+    served: Duration,
     /// Pods a second between the first and the last of each stage.
     rates: [(Stage, f64); 3],
     /// 50 and 99 of a hundred, reads and writes.
@@ -121,15 +130,17 @@ async fn one(args: &ScaleArgs, nodes: usize, pods: usize) -> Result<Figures> {
     ready(&client, nodes).await?;
     let joined = begun.elapsed();
 
-    let namespace = serde_json::from_value(serde_json::json!({"metadata": {"name": NAMESPACE}}))?;
-    client.all::<Namespace>().create(&namespace).await?;
-    let follower = Follower::start(subject.address, NAMESPACE)?;
+    let follower = Follower::start(subject.address)?;
     let prober = Prober::start(subject.address, minions::name_of(0))?;
     let (usage, minions_before) = (Usage::now(&subject)?, minions.cpu()?);
+    let samples = args.samples.as_deref().map(|file| Samples::start(&subject, file)).transpose()?;
     let begun = Instant::now();
     create_controllers(&client, pods).await?;
     follower.wait_for(Stage::Running, pods, PATIENCE)?;
     let took = begun.elapsed();
+    in_endpoints(&client, pods).await?;
+    let served = begun.elapsed();
+    samples.map(Samples::stop).transpose()?;
     let cost = usage.until(&subject)?;
     let minions_cpu = minions.cpu()?.saturating_sub(minions_before);
     let prober = prober.stop()?;
@@ -142,6 +153,7 @@ async fn one(args: &ScaleArgs, nodes: usize, pods: usize) -> Result<Figures> {
         pods,
         joined,
         took,
+        served,
         rates: Stage::ALL.map(|stage| (stage, seen.rate(stage))),
         prober,
         master_cpu: cost.server(),
@@ -173,28 +185,58 @@ async fn ready(client: &Client, nodes: usize) -> Result<()> {
     }
 }
 
+/// Controllers by namespaces, each with a service of its own.
 async fn create_controllers(client: &Client, pods: usize) -> Result<()> {
-    let controllers = client.namespaced::<ReplicationController>(NAMESPACE);
     for (number, first) in (0..pods).step_by(REPLICAS_MAX).enumerate() {
-        let (name, replicas) = (format!("load-{number:04}"), REPLICAS_MAX.min(pods - first));
+        let (name, namespace) = (format!("load-{number:04}"), namespace_of(number));
+        let replicas = REPLICAS_MAX.min(pods - first);
+        if number % CONTROLLERS_MAX == 0 {
+            let made = serde_json::from_value(serde_json::json!({"metadata": {"name": namespace}}))?;
+            client.all::<Namespace>().create(&made).await?;
+        }
+        let service = serde_json::json!({
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]},
+        });
+        client.namespaced::<Service>(&namespace).create(&serde_json::from_value(service)?).await?;
         let rc = serde_json::json!({
-            "metadata": {"name": name, "namespace": NAMESPACE},
+            "metadata": {"name": name, "namespace": namespace},
             "spec": {"replicas": replicas, "selector": {"app": name}, "template": {
                 "metadata": {"labels": {"app": name}},
                 "spec": {"containers": [{"name": "server", "image": "registry.example/server:1",
                     "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
                     "ports": [{"containerPort": 8080}]}]}}},
         });
-        controllers.create(&serde_json::from_value(rc)?).await?;
+        client.namespaced::<ReplicationController>(&namespace).create(&serde_json::from_value(rc)?).await?;
     }
     Ok(())
+}
+
+fn namespace_of(controller: usize) -> String {
+    format!("{NAMESPACES}{:03}", controller / CONTROLLERS_MAX)
+}
+
+/// Waits until every pod is an address of its service.
+async fn in_endpoints(client: &Client, pods: usize) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let list = client.all::<Endpoints>().list(&ListParams::default()).await?.items;
+        let ours = |e: &&Endpoints| e.metadata.namespace.as_deref().is_some_and(|ns| ns.starts_with(NAMESPACES));
+        let subsets = list.iter().filter(ours).flat_map(|e| e.subsets.iter().flatten());
+        let addresses: usize = subsets.map(|s| s.addresses.iter().flatten().count()).sum();
+        if addresses == pods {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{addresses} of {pods} pods are in endpoints after {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// Every controller has what it asks for.
 async fn exactly(client: &Client, pods: usize) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let list = client.namespaced::<ReplicationController>(NAMESPACE).list(&ListParams::default()).await?.items;
+        let list = client.all::<ReplicationController>().list(&ListParams::default()).await?.items;
         let wanted = |rc: &ReplicationController| rc.spec.as_ref().and_then(|s| s.replicas);
         let status = |rc: &ReplicationController| rc.status.as_ref().map(|s| (s.replicas, s.ready_replicas));
         let met = |rc: &&ReplicationController| wanted(rc).is_some_and(|n| status(rc) == Some((n, Some(n))));
@@ -264,6 +306,8 @@ impl Figures {
             line(&format!("  {}, first to last", stage.name()), format!("{rate:.0} pods/s"));
         }
         let [read_50, read_99, write_50, write_99] = self.prober.map(|time| time.as_secs_f64() * 1e3);
+        let served = self.served.as_secs_f64();
+        line("all pods in endpoints", format!("{served:.1} s: {:.0} pods/s", self.pods as f64 / served));
         line("prober, reads: 50, 99 of 100", format!("{read_50:.1}, {read_99:.1} ms"));
         line("prober, writes: 50, 99 of 100", format!("{write_50:.1}, {write_99:.1} ms"));
         line(
