@@ -155,26 +155,31 @@ impl NodeController {
             looked_at_all: None,
             missing: BTreeMap::new(),
         };
+        let mut due = Instant::now();
         loop {
             let asleep = Instant::now();
+            let mut news = true;
             // Every arm only wakes: all are cancel-safe, and the round starts from full state.
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(_) = nodes.next() => {}
                 Ok(()) = beats.changed() => {}
                 Ok(()) = announcements.changed() => {}
-                _ = period.tick() => {}
+                _ = period.tick() => news = false,
             }
             let now = Instant::now();
             if now.duration_since(asleep) > self.beat {
                 // It was this process that stood still, not the minions; their beats are waiting.
                 memory.listening_since = now;
             }
-            self.round(&mut memory, now).await;
+            if news || now >= due {
+                due = now + self.round(&mut memory, now).await;
+            }
         }
     }
 
-    async fn round(&self, memory: &mut Memory, now: Instant) {
+    /// Looks at all nodes once. Returns for how long nobody can fall silent, if nothing is heard of meanwhile.
+    async fn round(&self, memory: &mut Memory, now: Instant) -> Duration {
         self.read_nodes(memory, now);
         self.allot(memory).await;
         let beats = self.liveness.snapshot();
@@ -221,6 +226,11 @@ impl NodeController {
         self.move_pods(memory, &lost, &silences, interval, now).await;
         self.mark_pods(memory, &lost, now).await;
         self.remove_homeless(memory, now).await;
+        // Of those that are lost or gone, time decides what becomes of their pods.
+        if !memory.lost.is_empty() || !memory.missing.is_empty() || lost.values().any(|lost| *lost) {
+            return Duration::ZERO;
+        }
+        grace.saturating_sub(silences.into_values().max().unwrap_or_default()).min(interval)
     }
 
     /// Brings the copies of the nodes up to date. A namesake of a deleted node starts afresh.
