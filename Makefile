@@ -10,7 +10,7 @@ PODS ?= 30000
 # Always both: with another set of packages what they share would have other features, and be built again.
 BUILD := $(CARGO) build --locked --release --bin coracle --bin coracle-hosts
 
-.PHONY: help demo test test-unit sim check images hosts-up hosts-down bench bench-api bench-proxy bench-scale bench-schedule profile-scale install clean tools
+.PHONY: help demo test test-unit sim check images hosts-up hosts-down bench bench-api bench-peers bench-proxy bench-scale bench-schedule profile-scale install clean tools
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -62,6 +62,12 @@ bench: ## measures this tree beside Docker itself; takes some minutes
 	@$(BUILD) --bin coracle-bench
 	@examples/build-images.sh
 	@target/release/coracle-bench all
+
+bench-peers: ## Docker Swarm on this engine beside Coracle; some 3 minutes
+	@scripts/require.sh build docker images proxy
+	@$(BUILD) --bin coracle-bench
+	@examples/build-images.sh
+	@target/release/coracle-bench peers $(ARGS)
 
 bench-api: ## measures the master over HTTP; some 6 minutes, ARGS=--full for larger sizes
 	@scripts/require.sh build

@@ -44,12 +44,13 @@ pub(crate) fn run(figures: Figures, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-fn row(what: &str, times: &[Duration]) {
+/// The median of some times, with their range.
+pub(crate) fn row(what: &str, times: &[Duration]) {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
     let ms = |t: Option<&Duration>| t.map_or(0.0, |t| t.as_secs_f64() * 1e3);
     let (low, high) = (ms(sorted.first()), ms(sorted.last()));
-    println!("{what:<52} {:>8.0} ms  ({low:.0}-{high:.0}, n={})", ms(Some(&measure::median(times))), times.len());
+    println!("{what:<64} {:>8.0} ms  ({low:.0}-{high:.0}, n={})", ms(Some(&measure::median(times))), times.len());
 }
 
 fn start(rounds: usize) -> Result<()> {
@@ -65,14 +66,14 @@ fn heal(rounds: usize) -> Result<()> {
     row("kill to the new container running", &ours);
     row("kill to running again, docker run --restart=always", &dockers);
     let ratio = measure::median(&ours).as_secs_f64() / measure::median(&dockers).as_secs_f64();
-    println!("{:<52} {ratio:>8.2}", "ratio");
+    println!("{:<64} {ratio:>8.2}", "ratio");
     Ok(())
 }
 
 fn idle() -> Result<()> {
     let cluster = Cluster::start()?;
     let (bytes, share) = measure::idle_cost(cluster.pid().context("not running")?, Duration::from_secs(60))?;
-    println!("{:<52} {:>8.1} MB", "resident, idle for 60 s", bytes as f64 / 1e6);
-    println!("{:<52} {:>8.2} % of a core", "processor, idle", share * 100.0);
+    println!("{:<64} {:>8.1} MB", "resident, idle for 60 s", bytes as f64 / 1e6);
+    println!("{:<64} {:>8.2} % of a core", "processor, idle", share * 100.0);
     Ok(())
 }

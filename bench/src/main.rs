@@ -5,6 +5,7 @@
 mod api;
 mod cluster;
 mod machine;
+mod peers;
 mod proxy;
 mod scale;
 mod schedule;
@@ -47,6 +48,8 @@ enum What {
     /// The names of services, for the same.
     #[command(hide = true)]
     Names,
+    /// Docker Swarm on the same engine, for what both can do; needs root, Docker and the example images.
+    Peers,
     /// A master under thousands of simulated minions; needs nothing but the binary.
     Scale(scale::ScaleArgs),
     /// Pods placed in a second, in clusters of several sizes; needs nothing.
@@ -62,6 +65,7 @@ fn main() -> Result<()> {
         What::Proxy(args) => proxy::run(&args),
         What::Plane(args) => proxy::run_plane(&args),
         What::Names => proxy::serve_names(),
+        What::Peers => peers::run(cli.rounds),
         What::Scale(args) => scale::run(&args),
         What::Schedule(args) => schedule::run(&args),
         What::Store(args) => store::run(&args),
