@@ -1,10 +1,10 @@
 //! An outside client that watches all pods and notes when each reaches each stage.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
@@ -54,9 +54,39 @@ struct Passed {
     count: usize,
 }
 
+/// What others may ask while the watch goes on.
+#[derive(Debug, Default)]
+struct Board {
+    counts: [AtomicUsize; 3],
+    live: AtomicUsize,
+    /// Paths of pods that began to run, those of the earliest first. Some may be gone again.
+    running: Mutex<VecDeque<String>>,
+}
+
+/// Paths that are kept at most: of the pods that began to run first, and of later ones as those are taken.
+const PATHS_MAX: usize = 20_000;
+
+impl Board {
+    fn running(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, seen: &mut Seen) {
+        for (count, passed) in self.counts.iter().zip(&seen.passed) {
+            count.store(passed.count, Ordering::Relaxed);
+        }
+        self.live.store(seen.pods.len(), Ordering::Relaxed);
+        let mut running = self.running();
+        let room = PATHS_MAX.saturating_sub(running.len());
+        running.extend(seen.begun.drain(..).take(room));
+    }
+}
+
 /// What was seen.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
+    /// Paths of the pods that began to run since somebody looked.
+    begun: Vec<String>,
     /// By uid, how far each pod is.
     pods: HashMap<u128, Stage>,
     passed: [Passed; 3],
@@ -79,6 +109,9 @@ impl Seen {
         let stage = Stage::of(line);
         let reached = stage as usize + 1;
         let before = self.pods.insert(uid, stage).map_or(0, |stage| stage as usize + 1);
+        if stage == Stage::Running && before < reached {
+            self.begun.extend(path(line));
+        }
         for passed in self.passed.iter_mut().take(reached).skip(before) {
             passed.first.get_or_insert(now);
             passed.last = Some(now);
@@ -97,26 +130,58 @@ fn uid(line: &[u8]) -> Option<u128> {
     u128::from_str_radix(&digits, 16).ok()
 }
 
+/// Of the pod itself: the first name and namespace that stand in its metadata.
+fn path(line: &[u8]) -> Option<String> {
+    let value = |key: &str| {
+        let rest = &line[memmem::find(line, key.as_bytes())? + key.len()..];
+        std::str::from_utf8(&rest[..memchr::memchr(b'"', rest)?]).ok()
+    };
+    Some(format!("/api/v1/namespaces/{}/pods/{}", value("\"namespace\":\"")?, value("\"name\":\"")?))
+}
+
 /// A watch under way, on a thread of its own.
 #[derive(Debug)]
 pub(super) struct Follower {
     thread: Option<JoinHandle<Result<Seen>>>,
     stop: Arc<AtomicBool>,
-    counts: Arc<[AtomicUsize; 3]>,
+    board: Arc<Board>,
 }
 
 impl Follower {
     /// Begins to watch; what exists already is not counted.
     pub(super) fn start(master: SocketAddr) -> Result<Self> {
-        let (stop, counts) = (Arc::new(AtomicBool::new(false)), Arc::new([const { AtomicUsize::new(0) }; 3]));
-        let (stopped, counted) = (stop.clone(), counts.clone());
+        let (stop, board) = (Arc::new(AtomicBool::new(false)), Arc::new(Board::default()));
+        let (stopped, noted) = (stop.clone(), board.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = std::thread::spawn(move || runtime.block_on(follow(master, &stopped, &counted)));
-        Ok(Self { thread: Some(thread), stop, counts })
+        let thread = std::thread::spawn(move || runtime.block_on(follow(master, &stopped, &noted)));
+        Ok(Self { thread: Some(thread), stop, board })
     }
 
-    fn count(&self, stage: Stage) -> usize {
-        self.counts[stage as usize].load(Ordering::Relaxed)
+    /// How many pods have reached a stage so far.
+    pub(super) fn count(&self, stage: Stage) -> usize {
+        self.board.counts[stage as usize].load(Ordering::Relaxed)
+    }
+
+    /// The path of a pod that runs, as far as known longest of all. Each is told once.
+    pub(super) fn oldest(&self) -> Option<String> {
+        self.board.running().pop_front()
+    }
+
+    /// Waits until no pod is there; gives up when none went for `patience`.
+    pub(super) fn wait_for_none(&self, patience: Duration) -> Result<()> {
+        let (mut last, mut since) = (usize::MAX, Instant::now());
+        loop {
+            let live = self.board.live.load(Ordering::Relaxed);
+            if live == 0 {
+                return Ok(());
+            }
+            ensure!(self.thread.as_ref().is_some_and(|t| !t.is_finished()), "the watch ended with {live} pods left");
+            if live != last {
+                (last, since) = (live, Instant::now());
+            }
+            ensure!(since.elapsed() < patience, "no pod went for {patience:?}, {live} are left");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
     }
 
     /// Waits until so many pods have reached the stage; gives up when none did for `patience`.
@@ -154,7 +219,7 @@ impl Drop for Follower {
     }
 }
 
-async fn follow(master: SocketAddr, stop: &AtomicBool, counts: &[AtomicUsize; 3]) -> Result<Seen> {
+async fn follow(master: SocketAddr, stop: &AtomicBool, board: &Board) -> Result<Seen> {
     let mut connection = Connection::open(master).await?;
     let mut request = Vec::new();
     wire::request(&mut request, "GET", "/api/v1/pods?watch=true", &master.to_string());
@@ -177,9 +242,7 @@ async fn follow(master: SocketAddr, stop: &AtomicBool, counts: &[AtomicUsize; 3]
         if let Some(error) = failed {
             return Err(error);
         }
-        for (count, passed) in counts.iter().zip(&seen.passed) {
-            count.store(passed.count, Ordering::Relaxed);
-        }
+        board.note(&mut seen);
     }
     Ok(seen)
 }
@@ -190,7 +253,7 @@ mod tests {
 
     fn line(uid: u32, kind: &str, rest: &str) -> String {
         format!(
-            r#"{{"type":"{kind}","object":{{"metadata":{{"name":"a","ownerReferences":[{{"uid":"ffffffff-0000-0000-0000-000000000000"}}],
+            r#"{{"type":"{kind}","object":{{"metadata":{{"name":"a","namespace":"n","ownerReferences":[{{"uid":"ffffffff-0000-0000-0000-000000000000"}}],
             "uid":"{uid:08x}-0000-0000-0000-000000000000"}},"spec":{{{rest}}}}}}}"#
         )
         .replace('\n', "")
@@ -215,6 +278,7 @@ mod tests {
         assert_eq!(seen.passed.map(|p| p.count), [2, 2, 2]);
         assert!((seen.rate(Stage::Running) - 1.0).abs() < 1e-9, "two in two seconds");
         assert_eq!(seen.pods.len(), 1);
+        assert_eq!(seen.begun, ["/api/v1/namespaces/n/pods/a"; 2]);
         assert!(seen.take(br#"{"type":"ERROR","object":{}}"#, begun).is_err());
     }
 }

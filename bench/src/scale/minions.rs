@@ -14,9 +14,17 @@ use crate::api::subject::{kill, spawn};
 
 const JOIN_LIMIT: Duration = Duration::from_secs(300);
 
+const PREFIX: &str = "hollow";
+const DOOMED: &str = "doomed";
+
 /// A minion's node.
 pub(super) fn name_of(number: usize) -> String {
-    format!("hollow-{number:05}")
+    format!("{PREFIX}-{number:05}")
+}
+
+/// The node of one that is to die.
+pub(super) fn doomed(number: usize) -> String {
+    format!("{DOOMED}-{number:05}")
 }
 
 /// A running process.
@@ -24,17 +32,29 @@ pub(super) fn name_of(number: usize) -> String {
 pub(super) struct Minions {
     child: Option<Child>,
     pid: u32,
+    count: usize,
     log: PathBuf,
 }
 
 impl Minions {
+    /// A process of so many.
     pub(super) fn start(master: SocketAddr, count: usize, pods_max: u32, dir: &Path) -> Result<Self> {
-        let log = dir.join("minions.log");
+        Self::start_as(PREFIX, master, count, pods_max, dir)
+    }
+
+    /// One that is to die.
+    pub(super) fn start_doomed(master: SocketAddr, count: usize, pods_max: u32, dir: &Path) -> Result<Self> {
+        Self::start_as(DOOMED, master, count, pods_max, dir)
+    }
+
+    fn start_as(prefix: &str, master: SocketAddr, count: usize, pods_max: u32, dir: &Path) -> Result<Self> {
+        let log = dir.join(format!("{prefix}.log"));
         let mut command = Command::new(coracle());
         command.args(["minion", "--master", &format!("http://{master}"), "--hollow", &count.to_string()]);
+        command.args(["--name", prefix]);
         command.args(["--hollow-pods", &pods_max.to_string(), "--hollow-cpus", "32", "--hollow-memory", "64"]);
         let child = spawn(&mut command, &log)?;
-        Ok(Self { pid: child.id(), child: Some(child), log })
+        Ok(Self { pid: child.id(), child: Some(child), count, log })
     }
 
     /// Returns when all have joined.
@@ -51,6 +71,11 @@ impl Minions {
             ensure!(Instant::now() < deadline, "not joined within {JOIN_LIMIT:?}:\n{log}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// How many they are.
+    pub(super) fn count(&self) -> usize {
+        self.count
     }
 
     /// Processor time so far.

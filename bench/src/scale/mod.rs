@@ -13,6 +13,7 @@
 //! Invariant: figures are printed only of a run at whose end every controller has exactly the pods it asks
 //! for, all of them Running.
 
+mod after;
 mod follower;
 mod minions;
 mod prober;
@@ -69,6 +70,9 @@ pub(crate) struct ScaleArgs {
     /// Takes samples of the master's processor with perf while pods are made, into this file
     #[arg(long, value_name = "FILE")]
     samples: Option<PathBuf>,
+    /// Then deletes 500 pods a second for so many seconds, kills a tenth of the minions, and resizes all to zero
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    churn: u64,
     /// Seconds of the look at the cluster at rest
     #[arg(long, default_value_t = 10)]
     idle_seconds: u64,
@@ -118,6 +122,18 @@ struct Figures {
     /// Shares of a core at rest, and writes a second.
     idle: [f64; 2],
     idle_writes: f64,
+    after: Option<After>,
+}
+
+/// What came of pods that ran.
+#[derive(Debug)]
+struct After {
+    churn: after::Churn,
+    /// Pods on the minions that died, and how long it took until as many ran elsewhere.
+    lost: usize,
+    replaced: Duration,
+    /// From the order until no pod was there.
+    emptied: Duration,
 }
 
 async fn one(args: &ScaleArgs, nodes: usize, pods: usize) -> Result<Figures> {
@@ -125,8 +141,13 @@ async fn one(args: &ScaleArgs, nodes: usize, pods: usize) -> Result<Figures> {
     let client = Client::new(&format!("http://{}", subject.address))?;
     let per_node = u32::try_from(pods.div_ceil(nodes) * 5 / 4 + 10)?;
     let begun = Instant::now();
-    let minions = Minions::start(subject.address, nodes, per_node, subject.dir().context("our own")?)?;
-    minions.joined().await?;
+    let dir = subject.dir().context("our own")?;
+    let mortal = if args.churn > 0 { nodes / 10 } else { 0 };
+    let minions = Minions::start(subject.address, nodes - mortal, per_node, dir)?;
+    let doomed = (mortal > 0).then(|| Minions::start_doomed(subject.address, mortal, per_node, dir)).transpose()?;
+    for minions in [Some(&minions), doomed.as_ref()].into_iter().flatten() {
+        minions.joined().await?;
+    }
     ready(&client, nodes).await?;
     let joined = begun.elapsed();
 
@@ -144,10 +165,21 @@ async fn one(args: &ScaleArgs, nodes: usize, pods: usize) -> Result<Figures> {
     let cost = usage.until(&subject)?;
     let minions_cpu = minions.cpu()?.saturating_sub(minions_before);
     let prober = prober.stop()?;
-    let seen = follower.stop()?;
     exactly(&client, pods).await?;
+    let (master_resident, disk) = (cost.resident, bytes_in(dir)?);
+    let minions_resident = minions.resident()?;
 
     let (idle, idle_writes) = idle(&subject, &minions, &client, Duration::from_secs(args.idle_seconds)).await?;
+    let time = Duration::from_secs(args.churn);
+    let after = match doomed {
+        None => None,
+        Some(doomed) => {
+            let churn = after::churn(subject.address, &client, &follower, pods, time).await?;
+            let (lost, replaced) = after::mass_death(&client, &follower, doomed, pods).await?;
+            Some(After { churn, lost, replaced, emptied: after::resize_to_zero(&client, &follower).await? })
+        }
+    };
+    let seen = follower.stop()?;
     Ok(Figures {
         nodes,
         pods,
@@ -159,11 +191,12 @@ async fn one(args: &ScaleArgs, nodes: usize, pods: usize) -> Result<Figures> {
         master_cpu: cost.server(),
         minions_cpu,
         own_cpu: cost.client,
-        master_resident: cost.resident,
-        minions_resident: minions.resident()?,
-        disk: bytes_in(subject.dir().context("our own")?)?,
+        master_resident,
+        minions_resident,
+        disk,
         idle,
         idle_writes,
+        after,
     })
 }
 
@@ -322,5 +355,15 @@ impl Figures {
         let [master, minions] = self.idle.map(|share| share * 100.0);
         line("at rest: master, minions", format!("{master:.1}, {minions:.1} % of a core"));
         line("at rest: writes", format!("{:.1}/s", self.idle_writes));
+        let Some(After { churn, lost, replaced, emptied }) = &self.after else { return };
+        let rate = churn.deaths as f64 / churn.lasted.as_secs_f64();
+        line("pods deleted", format!("{} at {rate:.0}/s", churn.deaths));
+        line("  99 of 100 answered within", format!("{:.1} ms", churn.answered_99.as_secs_f64() * 1e3));
+        line("  all as asked for again after", format!("{:.1} s", churn.settled.as_secs_f64()));
+        line(
+            &format!("a tenth of the minions dead: {lost} pods elsewhere"),
+            format!("{:.1} s", replaced.as_secs_f64()),
+        );
+        line("resized to zero, all gone", format!("{:.1} s", emptied.as_secs_f64()));
     }
 }
