@@ -58,14 +58,16 @@ fn resize(master: &Master, replicas: usize) -> Result<()> {
     Ok(())
 }
 
+/// Of a node or a pod.
+fn is_ready(object: &&Value) -> bool {
+    let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
 /// Waits until there are exactly so many pods, all ready, with addresses of their own.
 fn settle(master: &Master, pods: usize) -> Result<Vec<Value>> {
     eventually("the pods are as many as asked for, and ready", || {
         let all = items(master.address, "/api/v1/pods");
-        let is_ready = |pod: &&Value| {
-            let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
-            conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
-        };
         let mut addresses: Vec<_> = all.iter().filter_map(|pod| pod["status"]["podIP"].as_str()).collect();
         addresses.sort_unstable();
         addresses.dedup();
@@ -79,8 +81,10 @@ fn simulated_minions_run_as_many_pods_as_asked_for_and_say_what_they_are() -> Re
     let master = Master::start(&[])?;
     let minions = Hollow::start(&master, &["--hollow-pods", "10", "--hollow-failed-starts", "0.2"])?;
     minions.wait_ready()?;
-    let nodes = items(master.address, "/api/v1/nodes");
-    assert_eq!(nodes.len(), MINIONS);
+    let nodes = eventually("all minions are Ready", || {
+        let nodes = items(master.address, "/api/v1/nodes");
+        (nodes.iter().filter(is_ready).count() == MINIONS).then_some(nodes)
+    })?;
     for node in &nodes {
         let runtime = node["status"]["nodeInfo"]["containerRuntimeVersion"].as_str().context("its runtime")?;
         assert!(runtime.starts_with("hollow://"), "{runtime}");

@@ -48,6 +48,11 @@ impl Packed {
 }
 
 impl Kept {
+    /// A pod that nobody looks at soon.
+    pub(super) fn for_later(pod: Arc<Pod>) -> Self {
+        Packed::new(&pod).map_or(Self::Open(pod), Self::Packed)
+    }
+
     /// The pod. `None` if what was kept is damaged.
     pub(super) fn open(&self) -> Option<Arc<Pod>> {
         match self {

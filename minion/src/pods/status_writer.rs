@@ -111,7 +111,7 @@ impl StatusWriter {
 }
 
 /// Whether it says no more than that containers are being created.
-fn is_starting(status: &PodStatus) -> bool {
+pub(super) fn is_starting(status: &PodStatus) -> bool {
     let mut containers = status.container_statuses.iter().flatten();
     status.phase.as_deref() == Some("Pending")
         && status.message.is_none()

@@ -6,14 +6,14 @@
 //! later, the workers go on with the pods as last known.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
 use coracle_api::{client::Change, core::Pod};
 use tokio::{
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::{Id, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
@@ -37,6 +37,10 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Pods at rest are looked at again this often, in case an event was lost after all.
 const RESYNC: Duration = Duration::from_secs(300);
 
+/// New pods that are begun at once, while the ones before them do not wait for something: twice what the engine
+/// starts at once. Hundreds that are bound to a node together would otherwise all be half begun for long.
+const TURNS: usize = 8;
+
 /// A pod that is wanted, or of which something is left here.
 struct Entry {
     pod: Option<Kept>,
@@ -47,7 +51,7 @@ struct Entry {
 
 /// Who looks after a pod.
 enum Stage {
-    /// Nobody yet.
+    /// Nobody yet: the minion or the pod's turn is to come.
     Early,
     /// A worker.
     Work(Arc<Mailbox>),
@@ -68,6 +72,9 @@ pub(super) struct Supervisor<R, P> {
     shared: Arc<Shared<R, P>>,
     shutdown: CancellationToken,
     entries: BTreeMap<String, Entry>,
+    /// New pods whose turn is to come; some may be gone again.
+    queue: VecDeque<String>,
+    turns: Arc<Semaphore>,
     workers: JoinSet<Ended>,
     uids: HashMap<Id, String>,
     /// How often in a row the workers of a pod failed.
@@ -87,6 +94,8 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
             shared,
             shutdown,
             entries: BTreeMap::new(),
+            queue: VecDeque::new(),
+            turns: Arc::new(Semaphore::new(TURNS)),
             workers: JoinSet::new(),
             uids: HashMap::new(),
             failures: HashMap::new(),
@@ -124,6 +133,7 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
                 // Who starts containers asks for them; here it matters only that they are known.
                 Ok(()) = services.changed(), if !self.active => {}
                 Some(ended) = self.workers.join_next_with_id() => self.worker_ended(ended),
+                Ok(turn) = Arc::clone(&self.turns).acquire_owned(), if !self.queue.is_empty() => self.next_begins(turn),
                 () = tokio::time::sleep_until(list_at.unwrap_or_else(Instant::now)), if list_at.is_some() => {
                     self.list().await;
                 }
@@ -191,7 +201,8 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
                     }
                 }
                 Stage::Work(mailbox) => mailbox.containers(since, parts.remove(uid).unwrap_or_default()),
-                Stage::Early => drop(parts.remove(uid)),
+                // It has some although it was not begun: it was here before, under this uid.
+                Stage::Early => awake.extend(parts.remove(uid).map(|part| (uid.clone(), part))),
             }
         }
         for (uid, part) in awake {
@@ -274,6 +285,26 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
         self.entries.insert(uid, Entry { pod, stage, leaving: false });
     }
 
+    /// Begins with the new pod that waits longest.
+    fn next_begins(&mut self, turn: OwnedSemaphorePermit) {
+        while let Some(uid) = self.queue.pop_front() {
+            if matches!(self.entries.get(&uid), Some(Entry { stage: Stage::Early, .. })) {
+                self.begin(&uid, Some(turn));
+                return;
+            }
+        }
+    }
+
+    /// Sets the first worker of a new pod to work.
+    fn begin(&mut self, uid: &str, turn: Option<OwnedSemaphorePermit>) -> Option<Arc<Mailbox>> {
+        let entry = self.entries.get_mut(uid)?;
+        let (pod, mailbox) = (entry.pod.as_ref()?.open()?, Arc::new(Mailbox::default()));
+        (entry.pod, entry.stage) = (Some(Kept::Open(Arc::clone(&pod))), Stage::Work(Arc::clone(&mailbox)));
+        let worker = Worker::new(Arc::clone(&self.shared), uid.to_owned(), Some(pod), Arc::clone(&mailbox));
+        self.set_to_work(uid, worker.with_turn(turn));
+        Some(mailbox)
+    }
+
     fn set_to_work(&mut self, uid: &str, worker: Worker<R, P>) {
         let task = self.workers.spawn(worker.run(self.shutdown.clone()));
         self.uids.insert(task.id(), uid.to_owned());
@@ -290,6 +321,7 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
                 self.awake(uid, &kept, Arc::clone(&mailbox));
                 Some(mailbox)
             }
+            Stage::Early if self.active => self.begin(uid, None),
             Stage::Early | Stage::Finished => None,
         }
     }
@@ -387,6 +419,7 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
             return;
         }
         match self.entries.get_mut(&uid) {
+            Some(entry) if matches!(entry.stage, Stage::Early) => entry.pod = Some(Kept::for_later(pod)),
             Some(entry) => {
                 let left = std::mem::take(&mut entry.leaving);
                 // A list names all pods again.
@@ -401,17 +434,19 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
                     self.count_leaving();
                 }
             }
-            None if self.active => self.work(uid, Some(pod), None),
             None => {
-                let entry = Entry { pod: Some(Kept::Open(pod)), stage: Stage::Early, leaving: false };
-                self.entries.insert(uid, entry);
+                let pod = Some(Kept::for_later(pod));
+                self.entries.insert(uid.clone(), Entry { pod, stage: Stage::Early, leaving: false });
+                if self.active {
+                    self.queue.push_back(uid);
+                }
             }
         }
     }
 
     fn forget(&mut self, uid: &str) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        if entry.is_finished() || !self.active {
+        if matches!(entry.stage, Stage::Finished | Stage::Early) {
             self.entries.remove(uid);
         } else {
             entry.pod = None;
@@ -425,7 +460,7 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
 #[cfg(test)]
 mod tests {
     use coracle_api::core::PodStatus;
-    use tokio::sync::{Semaphore, watch};
+    use tokio::sync::watch;
 
     use super::*;
     use crate::{
@@ -494,6 +529,7 @@ mod tests {
         let mut supervisor = supervisor(root.path());
         supervisor.active = true;
         supervisor.apply(Arc::new(pod("u1")));
+        supervisor.begin("u1", None).unwrap();
         supervisor.change_pods(Change::replaced(vec![]));
         assert_eq!(*supervisor.shared.leaving.borrow(), 1);
         supervisor.change_pods(Change::replaced(vec![pod("u1")]));

@@ -736,3 +736,24 @@ async fn many_pods_start_four_at_a_time_and_a_restart_does_not_wait_for_them() {
     let took = node.clock.now().duration_since(begun).as_millis();
     assert!((3_500..4_600).contains(&took), "{took} ms");
 }
+
+#[tokio::test(start_paused = true)]
+async fn pods_that_wait_for_an_image_keep_others_from_starting_for_a_second_at_most() {
+    let mut node = Node::new();
+    for image in ["missing", "slow"] {
+        node.hollow.take_image(image, image == "slow");
+    }
+    node.start().await;
+    for number in 0..16 {
+        for image in ["missing", "slow"] {
+            let container = serde_json::json!([{"name": image, "image": image}]);
+            node.apply(pod(&format!("{image}-{number}"), container)).await;
+        }
+    }
+    let begun = node.clock.now();
+    node.apply(pod("u1", serde_json::json!([server("a")]))).await;
+    node.until_status("u1", "Running a:ready").await;
+    // 32 before it, eight a second.
+    let took = node.clock.now().duration_since(begun).as_secs_f64();
+    assert!(took < 5.0, "{took} s");
+}

@@ -14,7 +14,7 @@ use std::{
 use coracle_api::core::Pod;
 use jiff::Timestamp;
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, OwnedSemaphorePermit, mpsc, watch},
     task::{AbortHandle, Id, JoinError, JoinSet},
     time::Instant,
 };
@@ -32,7 +32,7 @@ use super::{
     report::{PodEvent, Report, ReportError},
     rest::Keepsake,
     restart,
-    status_writer::StatusWriter,
+    status_writer::{StatusWriter, is_starting},
     traffic::{self, Serving},
 };
 use crate::{
@@ -47,6 +47,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Everything is looked at again this often, in case an event was lost after all.
 const RESYNC: Duration = Duration::from_secs(300);
 const VERDICTS_WAITING_MAX: usize = 16;
+/// Who takes longer to start waits for something, and others begin meanwhile.
+const TURN_MAX: Duration = Duration::from_secs(1);
 
 /// How the manager wakes a worker: the newest of each kind of news, no queue.
 #[derive(Debug, Default)]
@@ -149,6 +151,8 @@ pub(super) struct Worker<R, P> {
     idle: bool,
     /// When time alone changes the last plan.
     recheck_at: Option<Timestamp>,
+    /// Held while the pod is new and being started, for a second at most.
+    turn: Option<(OwnedSemaphorePermit, Instant)>,
     /// The pod waits until nobody is sent to it.
     held: bool,
     /// When it last got ready.
@@ -191,6 +195,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
             due: true,
             idle: false,
             recheck_at: None,
+            turn: None,
             held: false,
             ready_since: None,
             shared,
@@ -224,6 +229,12 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         memory.orphan_grace = ORPHAN_GRACE;
         worker.memory = memory;
         worker
+    }
+
+    /// One of which only so many are to begin at once.
+    pub(super) fn with_turn(mut self, turn: Option<OwnedSemaphorePermit>) -> Self {
+        self.turn = turn.map(|turn| (turn, Instant::now() + TURN_MAX));
+        self
     }
 
     /// Runs until nothing of the pod is left or to be done, or until `shutdown`, which leaves its containers
@@ -260,6 +271,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
                 self.write_status(now);
                 Some(backoff::after(now, LOOK_AGAIN))
             };
+            let turn_ends = self.turn.as_ref().map(|(_, until)| *until);
             let wait = wake_at.into_iter().chain(self.writer.retry_at()).min();
             let wait = wait.map_or(RESYNC, |at| Duration::try_from(at.duration_since(self.now())).unwrap_or_default());
             // All cancel-safe: a notification, a finished task or a verdict that is not taken stays.
@@ -270,6 +282,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
                 Some(done) = self.tasks.join_next_with_id() => self.finish(done),
                 Some(verdict) = received(self.verdicts.as_mut()) => self.judge(&verdict),
                 Ok(()) = changed(self.serving.as_mut()), if self.held => self.due = true,
+                () = tokio::time::sleep_until(turn_ends.unwrap_or_else(Instant::now)), if turn_ends.is_some() => self.turn = None,
                 () = tokio::time::sleep(wait.min(RESYNC)) => if wait >= RESYNC { self.invalidate() },
             }
         }
@@ -356,6 +369,9 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         (self.due, self.idle, self.recheck_at) = (false, plan.actions.is_empty(), plan.recheck_at);
         self.held = plan.held;
         if let Some(status) = &plan.status {
+            if !is_starting(status) {
+                self.turn = None;
+            }
             self.writer.want(status, now);
             self.memory.status = Some(Arc::clone(status));
         }
