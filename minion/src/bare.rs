@@ -51,7 +51,7 @@ impl<R: Runtime> Bare<R> {
         let mut config = pods::Config::new(name, registration.facts().address, &cluster.cluster_id, "/".into());
         (config.root, config.clock, config.plan) = (None, clock, plan);
         let reporter = Arc::new(ApiReporter::new(client.clone(), name));
-        let (pod_changes, pods) = mpsc::channel(feed::QUEUE);
+        let (pod_changes, pods) = mpsc::channel(feed::PODS);
         let of_node = ListParams { fields: format!("spec.nodeName={name}"), ..Default::default() };
         let inputs = Inputs { pods, services };
         let (_manager, managing) = Manager::start(config, Arc::clone(&runtime), reporter, inputs, stop.clone());

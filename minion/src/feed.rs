@@ -10,6 +10,9 @@ use tokio_util::sync::CancellationToken;
 /// Changes waiting for a part that is busy; then the watch waits, and the master cuts it off if that
 /// takes long: the reflector lists again.
 pub const QUEUE: usize = 64;
+/// Of pods fewer: decoded, as they wait here, they take ten times the memory of their text, which can wait in the
+/// connection.
+pub const PODS: usize = 4;
 
 /// Carries every change to all `followers` until cancelled, or until one of them is gone.
 pub async fn run<T: TypedObject>(

@@ -181,7 +181,7 @@ impl Minion {
         let runtime = Arc::new(DockerRuntime::new(engine, docker).await?);
 
         let parts = Parts::default();
-        let (pod_changes, pods) = mpsc::channel(feed::QUEUE);
+        let (pod_changes, pods) = mpsc::channel(feed::PODS);
         let (service_changes, told) = mpsc::channel(feed::QUEUE);
         let (portal_changes, portals) = mpsc::channel(feed::QUEUE);
         let (name_changes, names) = mpsc::channel(feed::QUEUE);
