@@ -18,6 +18,9 @@ use clap::{Parser, Subcommand};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Rounds beside a peer when everything is measured.
+const PEERS_ROUNDS: usize = 5;
+
 /// Measures Coracle on this machine.
 #[derive(Debug, Parser)]
 struct Cli {
@@ -30,7 +33,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Everything about a whole cluster; needs root, Docker and the example images.
+    /// A short form of everything about a whole cluster; needs root, Docker and the example images.
     All,
     /// Process start to ready, and to the first pod.
     Start,
@@ -69,7 +72,11 @@ fn main() -> Result<()> {
         What::Scale(args) => scale::run(&args),
         What::Schedule(args) => schedule::run(&args),
         What::Store(args) => store::run(&args),
-        What::All => cluster::run(cluster::Figures::ALL, cli.rounds),
+        What::All => {
+            cluster::run(cluster::Figures::ALL, cli.rounds)?;
+            peers::run(cli.rounds.min(PEERS_ROUNDS))?;
+            scale::run_short()
+        }
         What::Start => cluster::run(cluster::Figures::START, cli.rounds),
         What::Idle => cluster::run(cluster::Figures::IDLE, cli.rounds),
         What::Heal => cluster::run(cluster::Figures::HEAL, cli.rounds),

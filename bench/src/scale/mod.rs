@@ -81,6 +81,12 @@ pub(crate) struct ScaleArgs {
 /// The sizes of the series.
 const SERIES: [(usize, usize); 4] = [(100, 3_000), (1_000, 30_000), (5_000, 150_000), (5_000, 1_000_000)];
 
+/// One small size with all that follows, in about a minute.
+pub(crate) fn run_short() -> Result<()> {
+    let (store, dir) = (StoreKind::Embedded, PathBuf::from("target"));
+    run(&ScaleArgs { nodes: Some(100), pods: Some(3_000), store, dir, samples: None, churn: 10, idle_seconds: 10 })
+}
+
 /// Takes the figures and prints them.
 pub(crate) fn run(args: &ScaleArgs) -> Result<()> {
     open_files::raise_limit();

@@ -1,12 +1,13 @@
 //! The environment of a container: discovery variables of the services that exist when it
 //! starts, then its own variables, which win.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{borrow::Cow, net::IpAddr};
 
 use coracle_api::{
     core::{Container, EnvVar, EnvVarSource, Pod},
     quantity,
 };
+use indexmap::IndexMap;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::{discovery, expansion::expand, naming::uid_of, report::name_of, resources::Resources, services::Services};
@@ -29,37 +30,30 @@ pub struct Surroundings<'a> {
     pub node: &'a str,
 }
 
-/// Names and values, each name once.
+/// Names and values, each name once, in the order of first definition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Environment {
-    order: Vec<String>,
-    values: BTreeMap<String, String>,
-}
+pub struct Environment<'a>(IndexMap<Cow<'a, str>, Cow<'a, str>>);
 
-impl Environment {
+impl Environment<'_> {
     /// The value of a variable.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.values.get(name).map(String::as_str)
+        self.0.get(name).map(Cow::as_ref)
     }
 
-    /// `NAME=value`, in the order of first definition.
+    /// `NAME=value`
     pub fn to_lines(&self) -> Vec<String> {
-        self.order.iter().filter_map(|name| Some(format!("{name}={}", self.values.get(name)?))).collect()
-    }
-
-    fn set(&mut self, name: String, value: String) {
-        if self.values.insert(name.clone(), value).is_none() {
-            self.order.push(name);
-        }
+        self.0.iter().map(|(name, value)| [name, "=", value].concat()).collect()
     }
 }
 
 /// The environment of a container.
-pub fn environment(pod: &Pod, container: &Container, around: &Surroundings<'_>) -> Result<Environment, ConfigError> {
-    let mut all = Environment::default();
-    for (name, value) in discovery::variables(pod, around.services) {
-        all.set(name, value);
-    }
+pub fn environment<'a>(
+    pod: &Pod,
+    container: &'a Container,
+    around: &Surroundings<'a>,
+) -> Result<Environment<'a>, ConfigError> {
+    let services = discovery::variables(pod, around.services);
+    let mut all = Environment(services.map(|(name, value)| (name.into(), value.into())).collect());
     for source in container.env_from.iter().flatten() {
         let map = source.config_map_ref.as_ref().filter(|r| r.optional != Some(true)).map(|r| ("ConfigMap", &r.name));
         let secret = source.secret_ref.as_ref().filter(|r| r.optional != Some(true)).map(|r| ("Secret", &r.name));
@@ -69,7 +63,7 @@ pub fn environment(pod: &Pod, container: &Container, around: &Surroundings<'_>) 
     }
     for variable in container.env.iter().flatten() {
         if let Some(value) = value_of(pod, container, variable, &all, around)? {
-            all.set(variable.name.clone(), value);
+            all.0.insert(variable.name.as_str().into(), value.into());
         }
     }
     Ok(all)
@@ -80,7 +74,7 @@ fn value_of(
     pod: &Pod,
     container: &Container,
     variable: &EnvVar,
-    before: &Environment,
+    before: &Environment<'_>,
     around: &Surroundings<'_>,
 ) -> Result<Option<String>, ConfigError> {
     let Some(EnvVarSource { field_ref, resource_field_ref, config_map_key_ref, secret_key_ref, .. }) =

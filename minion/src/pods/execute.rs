@@ -308,9 +308,9 @@ impl<R: Runtime, P: Report> Step<'_, R, P> {
         if mounts.is_empty() && dns.is_none() {
             return Ok(Vec::new());
         }
-        let mut container = container.clone();
+        let (given, mut container) = (container, container.clone());
         if mounts.iter().any(|m| m.sub_path_expr.is_some()) {
-            let env = environment(pod, &container, around).map_err(|e| e.0)?;
+            let env = environment(pod, given, around).map_err(|e| e.0)?;
             for mount in container.volume_mounts.iter_mut().flatten() {
                 if let Some(text) = mount.sub_path_expr.take() {
                     mount.sub_path = Some(expand(&text, |name| env.get(name)));
