@@ -57,7 +57,7 @@ struct Passed {
 /// What others may ask while the watch goes on.
 #[derive(Debug, Default)]
 struct Board {
-    counts: [AtomicUsize; 3],
+    passed: Mutex<[Passed; 3]>,
     live: AtomicUsize,
     /// Paths of pods that began to run, those of the earliest first. Some may be gone again.
     running: Mutex<VecDeque<String>>,
@@ -72,9 +72,7 @@ impl Board {
     }
 
     fn note(&self, seen: &mut Seen) {
-        for (count, passed) in self.counts.iter().zip(&seen.passed) {
-            count.store(passed.count, Ordering::Relaxed);
-        }
+        *self.passed.lock().unwrap_or_else(PoisonError::into_inner) = seen.passed;
         self.live.store(seen.pods.len(), Ordering::Relaxed);
         let mut running = self.running();
         let room = PATHS_MAX.saturating_sub(running.len());
@@ -92,13 +90,15 @@ pub(super) struct Seen {
     passed: [Passed; 3],
 }
 
-impl Seen {
-    /// Pods a second at a stage, from the first to the last.
-    pub(super) fn rate(&self, stage: Stage) -> f64 {
-        let Passed { first: Some(first), last: Some(last), count } = self.passed[stage as usize] else { return 0.0 };
-        count as f64 / last.duration_since(first).as_secs_f64().max(1e-3)
+impl Passed {
+    /// A second, from the first to the last.
+    fn rate(&self) -> f64 {
+        let (Some(first), Some(last)) = (self.first, self.last) else { return 0.0 };
+        self.count as f64 / last.duration_since(first).as_secs_f64().max(1e-3)
     }
+}
 
+impl Seen {
     fn take(&mut self, line: &[u8], now: Instant) -> Result<()> {
         ensure!(!line.starts_with(br#"{"type":"ERROR""#), "the watch ended: {}", String::from_utf8_lossy(line));
         let uid = uid(line).with_context(|| format!("no uid: {}", String::from_utf8_lossy(line)))?;
@@ -159,7 +159,16 @@ impl Follower {
 
     /// How many pods have reached a stage so far.
     pub(super) fn count(&self, stage: Stage) -> usize {
-        self.board.counts[stage as usize].load(Ordering::Relaxed)
+        self.passed(stage).count
+    }
+
+    /// Pods a second at a stage so far, from the first to the last.
+    pub(super) fn rate(&self, stage: Stage) -> f64 {
+        self.passed(stage).rate()
+    }
+
+    fn passed(&self, stage: Stage) -> Passed {
+        self.board.passed.lock().unwrap_or_else(PoisonError::into_inner)[stage as usize]
     }
 
     /// The path of a pod that runs, as far as known longest of all. Each is told once.
@@ -203,10 +212,11 @@ impl Follower {
     }
 
     /// Ends the watch.
-    pub(super) fn stop(mut self) -> Result<Seen> {
+    pub(super) fn stop(mut self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("it was started")?;
-        thread.join().map_err(|_| anyhow!("the follower panicked"))?
+        thread.join().map_err(|_| anyhow!("the follower panicked"))??;
+        Ok(())
     }
 }
 
@@ -276,7 +286,7 @@ mod tests {
             seen.take(line(uid, kind, rest).as_bytes(), begun + Duration::from_secs(second as u64)).unwrap();
         }
         assert_eq!(seen.passed.map(|p| p.count), [2, 2, 2]);
-        assert!((seen.rate(Stage::Running) - 1.0).abs() < 1e-9, "two in two seconds");
+        assert!((seen.passed[Stage::Running as usize].rate() - 1.0).abs() < 1e-9, "two in two seconds");
         assert_eq!(seen.pods.len(), 1);
         assert_eq!(seen.begun, ["/api/v1/namespaces/n/pods/a"; 2]);
         assert!(seen.take(br#"{"type":"ERROR","object":{}}"#, begun).is_err());

@@ -165,6 +165,7 @@ async fn one(args: &ScaleArgs, nodes: usize, pods: usize) -> Result<Figures> {
     create_controllers(&client, pods).await?;
     follower.wait_for(Stage::Running, pods, PATIENCE)?;
     let took = begun.elapsed();
+    let rates = Stage::ALL.map(|stage| (stage, follower.rate(stage)));
     in_endpoints(&client, pods).await?;
     let served = begun.elapsed();
     samples.map(Samples::stop).transpose()?;
@@ -185,14 +186,14 @@ async fn one(args: &ScaleArgs, nodes: usize, pods: usize) -> Result<Figures> {
             Some(After { churn, lost, replaced, emptied: after::resize_to_zero(&client, &follower).await? })
         }
     };
-    let seen = follower.stop()?;
+    follower.stop()?;
     Ok(Figures {
         nodes,
         pods,
         joined,
         took,
         served,
-        rates: Stage::ALL.map(|stage| (stage, seen.rate(stage))),
+        rates,
         prober,
         master_cpu: cost.server(),
         minions_cpu,
