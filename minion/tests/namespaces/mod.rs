@@ -9,7 +9,7 @@ use std::{
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// The longest that a test's body may take.
-const BODY_LIMIT: Duration = Duration::from_secs(600);
+const BODY_LIMIT: Duration = Duration::from_secs(1_100);
 /// The longest that anything is waited for, on a busy machine.
 const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
