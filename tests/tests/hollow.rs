@@ -85,6 +85,7 @@ fn simulated_minions_run_as_many_pods_as_asked_for_and_say_what_they_are() -> Re
         let nodes = items(master.address, "/api/v1/nodes");
         (nodes.iter().filter(is_ready).count() == MINIONS).then_some(nodes)
     })?;
+    assert_eq!(nodes.len(), MINIONS);
     for node in &nodes {
         let runtime = node["status"]["nodeInfo"]["containerRuntimeVersion"].as_str().context("its runtime")?;
         assert!(runtime.starts_with("hollow://"), "{runtime}");
