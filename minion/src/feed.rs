@@ -1,21 +1,14 @@
 //! What the master says, carried to the parts that follow it.
 
-use coracle_api::{
-    client::{Change, Reflector},
-    kinds::TypedObject,
-};
+use coracle_api::client::{Change, Received, Reflector};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Changes waiting for a part that is busy; then the watch waits, and the master cuts it off if that
 /// takes long: the reflector lists again.
 pub const QUEUE: usize = 64;
-/// Of pods fewer: decoded, as they wait here, they take ten times the memory of their text, which can wait in the
-/// connection.
-pub const PODS: usize = 4;
-
 /// Carries every change to all `followers` until cancelled, or until one of them is gone.
-pub async fn run<T: TypedObject>(
+pub async fn run<T: Received>(
     reflector: Reflector<T>,
     followers: Vec<mpsc::Sender<Change<T>>>,
     shutdown: CancellationToken,
@@ -24,7 +17,7 @@ pub async fn run<T: TypedObject>(
 }
 
 /// [`run`] that sets `synced` when the followers have been handed the first list.
-pub async fn run_synced<T: TypedObject>(
+pub async fn run_synced<T: Received>(
     mut reflector: Reflector<T>,
     followers: Vec<mpsc::Sender<Change<T>>>,
     synced: watch::Sender<bool>,

@@ -19,7 +19,7 @@ use coracle_api::{
 };
 use futures_util::{StreamExt, TryStreamExt};
 use ipnet::Ipv4Net;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
@@ -42,6 +42,9 @@ use crate::{
 
 /// Minions joining at once: enough to keep the master busy, few enough to be answered in time.
 const JOINING_MAX: usize = 256;
+
+/// New pods begun at once by all of them: they share this process's cores, and pods that are half begun its memory.
+const TURNS: usize = 1024;
 
 /// What is simulated.
 #[derive(Debug, Clone)]
@@ -94,9 +97,10 @@ impl HollowMinions {
         parts.run("service watch", feed::run(reflector, vec![changes], parts.token()));
         parts.run("services", services::follow(queue, seen));
 
+        let turns = Arc::new(Semaphore::new(TURNS));
         let join = |number| {
-            let facts = config.facts(number);
-            join(&config, [&client, &beats], &cluster, &networks, deadline, facts, services.clone())
+            let (facts, shared) = (config.facts(number), (services.clone(), turns.clone()));
+            join(&config, [&client, &beats], &cluster, &networks, deadline, facts, shared)
         };
         let joining = futures_util::stream::iter(0..config.count).map(join);
         let mut joined = joining.buffer_unordered(JOINING_MAX);
@@ -152,7 +156,7 @@ async fn join(
     networks: &Networks,
     deadline: Deadline,
     facts: NodeFacts,
-    services: ServicesSeen,
+    (services, turns): (ServicesSeen, Arc<Semaphore>),
 ) -> Result<Bare<Hollow>, StartError> {
     let allotted = networks.expect(&facts.name);
     let registration = Registration::new(client, facts);
@@ -172,6 +176,7 @@ async fn join(
         pod_cidr,
         runtime: Arc::new(engine),
         services,
+        turns: Some(turns),
         clock,
         plan: plan_pod,
     })

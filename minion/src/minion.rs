@@ -15,7 +15,7 @@ use std::{
 };
 
 use coracle_api::{
-    client::{Client, ClientError, ListParams, Reflector},
+    client::{Client, ClientError, ListParams, Reflector, Wire},
     core::{Endpoints, Node, Pod, Service},
 };
 use futures_util::FutureExt;
@@ -181,7 +181,7 @@ impl Minion {
         let runtime = Arc::new(DockerRuntime::new(engine, docker).await?);
 
         let parts = Parts::default();
-        let (pod_changes, pods) = mpsc::channel(feed::PODS);
+        let (pod_changes, pods) = mpsc::channel(feed::QUEUE);
         let (service_changes, told) = mpsc::channel(feed::QUEUE);
         let (portal_changes, portals) = mpsc::channel(feed::QUEUE);
         let (name_changes, names) = mpsc::channel(feed::QUEUE);
@@ -234,7 +234,7 @@ impl Minion {
 
         let all = ListParams::default();
         let of_node = ListParams { fields: format!("spec.nodeName={name}"), ..Default::default() };
-        let reflector = Reflector::new(client.all::<Pod>(), of_node);
+        let reflector = Reflector::new(client.all::<Wire<Pod>>(), of_node);
         parts.run("pod watch", feed::run_synced(reflector, vec![pod_changes], pods_listed, parts.token()));
         let reflector = Reflector::new(client.all::<Service>(), all.clone());
         let followers = vec![service_changes, portal_changes, name_changes];

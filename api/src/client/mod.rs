@@ -10,18 +10,21 @@ mod reflector;
 mod round;
 mod transport;
 mod watch;
+mod wire;
 
 pub use dial::{Dial, Duplex};
 pub use failure::{ClientError, Unreached};
 pub use reflector::{Change, Reflector};
 pub use transport::{Patience, Transport};
 pub use watch::{WatchEvent, WatchStream};
+pub use wire::{Received, Wire};
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Method;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::{
     kinds::{Kind, Subresource, TypedObject, decode_typed},
@@ -75,7 +78,7 @@ impl Client {
     }
 
     /// Objects of one kind in one namespace.
-    pub fn namespaced<T: TypedObject>(&self, namespace: &str) -> Api<T> {
+    pub fn namespaced<T: Received>(&self, namespace: &str) -> Api<T> {
         Api {
             transport: self.transport.clone(),
             namespace: Some(namespace.to_owned()),
@@ -84,7 +87,7 @@ impl Client {
     }
 
     /// Objects of one kind in all namespaces, or of a kind without namespaces.
-    pub fn all<T: TypedObject>(&self) -> Api<T> {
+    pub fn all<T: Received>(&self) -> Api<T> {
         Api { transport: self.transport.clone(), namespace: None, marker: std::marker::PhantomData }
     }
 }
@@ -135,11 +138,45 @@ impl<T> Clone for Api<T> {
     }
 }
 
-impl<T: TypedObject> Api<T> {
+impl<T: Received> Api<T> {
     fn path(&self, name: Option<&str>, sub: Option<Subresource>) -> String {
         object_path(T::row(), self.namespace.as_deref(), name, sub)
     }
 
+    /// Lists objects.
+    pub async fn list(&self, params: &ListParams) -> Result<ObjectList<T>, ClientError> {
+        self.list_since(params, "").await
+    }
+
+    /// A list no older than `version`, if that is not empty. A master that has not heard of it yet
+    /// answers with an error that [`ClientError::is_early`].
+    async fn list_since(&self, params: &ListParams, version: &str) -> Result<ObjectList<T>, ClientError> {
+        #[derive(Deserialize)]
+        struct List<'a> {
+            metadata: ListMeta,
+            #[serde(borrow)]
+            items: Option<Vec<&'a RawValue>>,
+        }
+        let path = format!("{}{}", self.path(None, None), query(params, &[("resourceVersion", version)]));
+        let bytes = self.transport.json(Method::GET, &path, None).await?;
+        let list: List<'_> = serde_json::from_slice(&bytes).map_err(|e| ClientError::protocol(&path, e))?;
+        let items = list.items.unwrap_or_default().into_iter().map(|item| T::receive(item.get().as_bytes()));
+        Ok(ObjectList {
+            items: items.collect::<Result<_, _>>()?,
+            resource_version: list.metadata.resource_version.unwrap_or_default(),
+        })
+    }
+
+    /// Watches for changes after `resource_version`.
+    pub async fn watch(&self, params: &ListParams, resource_version: &str) -> Result<WatchStream<T>, ClientError> {
+        let extra = [("watch", "true"), ("allowWatchBookmarks", "true"), ("resourceVersion", resource_version)];
+        let path = format!("{}{}", self.path(None, None), query(params, &extra));
+        let (response, master) = self.transport.open_at(Method::GET, &path, None).await?;
+        Ok(WatchStream::new(response.into_body(), master))
+    }
+}
+
+impl<T: TypedObject> Api<T> {
     async fn send(&self, method: Method, path: &str, body: Option<&T>) -> Result<T, ClientError> {
         let body = body.map(|b| Bytes::from(crate::kinds::Object::to_json(b)));
         let bytes = self.transport.json(method, path, body).await?;
@@ -158,37 +195,6 @@ impl<T: TypedObject> Api<T> {
             Err(e) if e.is_not_found() => Ok(None),
             Err(e) => Err(e),
         }
-    }
-
-    /// Lists objects.
-    pub async fn list(&self, params: &ListParams) -> Result<ObjectList<T>, ClientError> {
-        self.list_since(params, "").await
-    }
-
-    /// A list no older than `version`, if that is not empty. A master that has not heard of it yet
-    /// answers with an error that [`ClientError::is_early`].
-    async fn list_since(&self, params: &ListParams, version: &str) -> Result<ObjectList<T>, ClientError> {
-        #[derive(Deserialize)]
-        #[serde(bound = "T: serde::de::DeserializeOwned")]
-        struct Wire<T> {
-            metadata: ListMeta,
-            items: Option<Vec<T>>,
-        }
-        let path = format!("{}{}", self.path(None, None), query(params, &[("resourceVersion", version)]));
-        let bytes = self.transport.json(Method::GET, &path, None).await?;
-        let wire: Wire<T> = serde_json::from_slice(&bytes).map_err(|e| ClientError::protocol(&path, e))?;
-        Ok(ObjectList {
-            items: wire.items.unwrap_or_default(),
-            resource_version: wire.metadata.resource_version.unwrap_or_default(),
-        })
-    }
-
-    /// Watches for changes after `resource_version`.
-    pub async fn watch(&self, params: &ListParams, resource_version: &str) -> Result<WatchStream<T>, ClientError> {
-        let extra = [("watch", "true"), ("allowWatchBookmarks", "true"), ("resourceVersion", resource_version)];
-        let path = format!("{}{}", self.path(None, None), query(params, &extra));
-        let (response, master) = self.transport.open_at(Method::GET, &path, None).await?;
-        Ok(WatchStream::new(response.into_body(), master))
     }
 
     /// Creates an object.

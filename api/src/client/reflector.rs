@@ -15,8 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Api, ClientError, ListParams, WatchEvent, WatchStream};
-use crate::kinds::{Object, TypedObject};
+use super::{Api, ClientError, ListParams, Received, WatchEvent, WatchStream};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
@@ -78,7 +77,7 @@ pub struct Reflector<T> {
     retry_at: Option<Instant>,
 }
 
-impl<T: TypedObject> Reflector<T> {
+impl<T: Received> Reflector<T> {
     /// A reflector of what `params` selects. Does nothing until asked.
     pub fn new(api: Api<T>, params: ListParams) -> Self {
         let version = String::new();
@@ -151,11 +150,11 @@ impl<T: TypedObject> Reflector<T> {
         let (change, version) = match event {
             WatchEvent::Bookmark(version) => (None, version),
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                let version = version_of(&object);
+                let version = object.version().to_owned();
                 (Some(Change::applied(object)), version)
             }
             WatchEvent::Deleted(object) => {
-                let version = version_of(&object);
+                let version = object.version().to_owned();
                 (Some(Change::deleted(object)), version)
             }
         };
@@ -199,10 +198,6 @@ impl<T: TypedObject> Reflector<T> {
         self.retry_at = Some(now + pause);
         (!waits).then(|| Change::Interrupted(error.to_string()))
     }
-}
-
-fn version_of<T: TypedObject>(object: &T) -> String {
-    Object::meta(object).resource_version.clone().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -6,11 +6,8 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::ClientError;
-use crate::{
-    error::ApiError,
-    kinds::{TypedObject, decode_typed},
-};
+use super::{ClientError, Received};
+use crate::error::ApiError;
 
 /// An object can be 1.5 MiB on etcd; a line is one object.
 const LINE_BYTES_MAX: usize = 16 << 20;
@@ -45,7 +42,7 @@ struct Line<'a> {
     object: &'a RawValue,
 }
 
-impl<T: TypedObject> WatchStream<T> {
+impl<T: Received> WatchStream<T> {
     pub(super) fn new(body: Incoming, master: usize) -> Self {
         Self { body, master, buffer: BytesMut::new(), marker: std::marker::PhantomData }
     }
@@ -82,13 +79,13 @@ impl<T: TypedObject> WatchStream<T> {
     }
 }
 
-fn decode_line<T: TypedObject>(line: &[u8]) -> Result<WatchEvent<T>, ClientError> {
+fn decode_line<T: Received>(line: &[u8]) -> Result<WatchEvent<T>, ClientError> {
     let parsed: Line<'_> = serde_json::from_slice(line).map_err(|e| ClientError::protocol("watch", e))?;
     let json = parsed.object.get().as_bytes();
     Ok(match parsed.r#type {
-        "ADDED" => WatchEvent::Added(decode_typed(json)?),
-        "MODIFIED" => WatchEvent::Modified(decode_typed(json)?),
-        "DELETED" => WatchEvent::Deleted(decode_typed(json)?),
+        "ADDED" => WatchEvent::Added(T::receive(json)?),
+        "MODIFIED" => WatchEvent::Modified(T::receive(json)?),
+        "DELETED" => WatchEvent::Deleted(T::receive(json)?),
         "BOOKMARK" => {
             #[derive(Deserialize)]
             struct Marked {

@@ -1,18 +1,18 @@
 //! The containers of all pods on this node by name, for logs and exec.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use coracle_api::core::Pod;
+use coracle_api::{client::Wire, core::Pod};
 
 use super::{
     manager::{FindError, PodQuery},
     naming::uid_of,
     observation::{PodObservation, is_running},
     report::name_of,
-    rest::{Kept, Packed},
+    rest::Opened,
     restart,
 };
 use crate::runtime::ContainerId;
@@ -26,7 +26,7 @@ struct Listed {
     namespace: String,
     name: String,
     ending: bool,
-    pod: Kept,
+    pod: Arc<Wire<Pod>>,
     observed: PodObservation,
 }
 
@@ -35,27 +35,26 @@ impl Directory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn list(&self, pod: &Arc<Pod>, observed: &PodObservation) {
-        let mut pods = self.pods();
-        let known = |l: &Listed| matches!(&l.pod, Kept::Open(known) if Arc::ptr_eq(known, pod));
-        if pods.get(uid_of(pod)).is_some_and(|l| known(l) && l.observed.is_same(&observed.containers)) {
-            return;
+    pub(super) fn list(&self, Opened { pod, wire }: &Opened, observed: &PodObservation) {
+        let ending = pod.metadata.deletion_timestamp.is_some();
+        match self.pods().entry(uid_of(pod).to_owned()) {
+            hash_map::Entry::Occupied(mut listed) => {
+                let listed = listed.get_mut();
+                (listed.ending, listed.pod) = (ending, Arc::clone(wire));
+                listed.observed.clone_from(observed);
+            }
+            hash_map::Entry::Vacant(place) => {
+                let (namespace, name) = name_of(pod);
+                let (namespace, name) = (namespace.to_owned(), name.to_owned());
+                place.insert(Listed { namespace, name, ending, pod: Arc::clone(wire), observed: observed.clone() });
+            }
         }
-        let (namespace, name) = name_of(pod);
-        let listed = Listed {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            ending: pod.metadata.deletion_timestamp.is_some(),
-            pod: Kept::Open(Arc::clone(pod)),
-            observed: observed.clone(),
-        };
-        pods.insert(uid_of(pod).to_owned(), listed);
     }
 
-    /// The pod is at rest.
-    pub(super) fn pack(&self, uid: &str, pod: &Arc<Packed>) {
-        if let Some(listed) = self.pods().get_mut(uid) {
-            listed.pod = Kept::Packed(Arc::clone(pod));
+    /// The status of the pod has changed.
+    pub(super) fn renew(&self, pod: &Arc<Wire<Pod>>) {
+        if let Some(listed) = self.pods().get_mut(pod.uid()) {
+            listed.pod = Arc::clone(pod);
         }
     }
 
@@ -71,7 +70,7 @@ impl Directory {
         let pods = self.pods();
         // Of namesakes, the one that is not being deleted.
         let found = pods.iter().filter(wanted).min_by_key(|(_, l)| l.ending).map(|(_, l)| l);
-        let Some((pod, observed)) = found.and_then(|l| Some((l.pod.open()?, &l.observed))) else {
+        let Some((pod, observed)) = found.and_then(|l| Some((Opened::of(&l.pod)?.pod, &l.observed))) else {
             return Err(FindError::NotFound(format!("pod {}/{} is not on this node", query.namespace, query.pod)));
         };
         let name = container_name(&pod, query)?;

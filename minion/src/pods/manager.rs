@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use coracle_api::{client::Change, core::Pod};
+use coracle_api::{
+    client::{Change, Wire},
+    core::Pod,
+};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     task::JoinHandle,
@@ -30,6 +33,9 @@ use crate::{
     volumes::Volumes,
 };
 
+/// New pods that are begun at once: twice what the engine starts at once.
+const TURNS: usize = 8;
+
 /// What a manager must know about its node.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -52,6 +58,9 @@ pub struct Config {
     pub starts_max: usize,
     /// Images pulled at once.
     pub pulls_max: usize,
+    /// What a new pod holds from its beginning until the master has heard that it runs, or for a second.
+    /// Hundreds that are bound to a node together would otherwise all be half begun for long.
+    pub turns: Arc<Semaphore>,
     /// The time.
     pub clock: Clock,
     /// How a worker decides.
@@ -74,6 +83,7 @@ impl Config {
             serving: None,
             starts_max: 4,
             pulls_max: 3,
+            turns: Arc::new(Semaphore::new(TURNS)),
             clock: Clock::system(),
             plan: plan_pod,
         }
@@ -95,7 +105,7 @@ pub struct PodDns {
 #[derive(Debug)]
 pub struct Inputs {
     /// The pods bound to this node (`spec.nodeName=NAME`).
-    pub pods: mpsc::Receiver<Change<Pod>>,
+    pub pods: mpsc::Receiver<Change<Wire<Pod>>>,
     /// All services; see [`super::services::follow`].
     pub services: ServicesSeen,
 }

@@ -6,7 +6,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use coracle_api::core::Pod;
+use coracle_api::{
+    client::Wire,
+    core::{Pod, PodStatus},
+};
 use jiff::Timestamp;
 
 use super::{
@@ -15,59 +18,22 @@ use super::{
 };
 use crate::runtime::ContainerId;
 
-/// A pod as the master has it.
+/// A pod to work with, and what it was read from.
 #[derive(Debug, Clone)]
-pub(super) enum Kept {
-    /// Somebody works with it.
-    Open(Arc<Pod>),
-    /// At rest.
-    Packed(Arc<Packed>),
+pub(super) struct Opened {
+    /// Decoded.
+    pub(super) pod: Arc<Pod>,
+    /// As it came.
+    pub(super) wire: Arc<Wire<Pod>>,
 }
 
-/// A pod at rest.
-#[derive(Debug)]
-pub(super) struct Packed {
-    json: Box<[u8]>,
-    version: Option<Box<str>>,
-}
-
-impl Packed {
-    /// `None` for what can't be written out, which is nothing that came from a master.
-    pub(super) fn new(pod: &Pod) -> Option<Arc<Self>> {
-        let version = pod.metadata.resource_version.as_deref().map(Box::from);
-        Some(Arc::new(Self { json: serde_json::to_vec(pod).ok()?.into(), version }))
-    }
-
-    /// The pod. `None` if what was kept is damaged.
-    pub(super) fn open(&self) -> Option<Arc<Pod>> {
-        serde_json::from_slice(&self.json)
-            .inspect_err(|error| tracing::error!(%error, "a pod that was kept does not decode"))
-            .ok()
-            .map(Arc::new)
-    }
-}
-
-impl Kept {
-    /// A pod that nobody looks at soon.
-    pub(super) fn for_later(pod: Arc<Pod>) -> Self {
-        Packed::new(&pod).map_or(Self::Open(pod), Self::Packed)
-    }
-
-    /// The pod. `None` if what was kept is damaged.
-    pub(super) fn open(&self) -> Option<Arc<Pod>> {
-        match self {
-            Self::Open(pod) => Some(Arc::clone(pod)),
-            Self::Packed(packed) => packed.open(),
-        }
-    }
-
-    /// Whether it is this version of the pod.
-    pub(super) fn is(&self, pod: &Pod) -> bool {
-        let version = match self {
-            Self::Open(kept) => kept.metadata.resource_version.as_deref(),
-            Self::Packed(packed) => packed.version.as_deref(),
-        };
-        version.is_some() && version == pod.metadata.resource_version.as_deref()
+impl Opened {
+    /// `None`, and a word in the log, for what this minion can't read.
+    pub(super) fn of(wire: &Arc<Wire<Pod>>) -> Option<Self> {
+        let pod = wire.open().inspect_err(|error| {
+            tracing::error!(kind = "pod", uid = wire.uid(), %error, "a pod can't be read; what runs of it stays as it is");
+        });
+        Some(Self { pod: Arc::new(pod.ok()?), wire: Arc::clone(wire) })
     }
 }
 
@@ -75,7 +41,7 @@ impl Kept {
 #[derive(Debug, Clone)]
 pub(super) struct Keepsake {
     /// The pod.
-    pub(super) pod: Arc<Packed>,
+    pub(super) pod: Arc<Wire<Pod>>,
     /// Its containers when last looked at.
     pub(super) observed: PodObservation,
     images: Box<[String]>,
@@ -86,9 +52,15 @@ pub(super) struct Keepsake {
 }
 
 impl Keepsake {
-    /// What is to be kept of a pod that needs nothing; `None` if its memory holds more than is kept: failures,
-    /// series of crashes, a status that the master does not have.
-    pub(super) fn of(pod: &Pod, memory: &PodMemory, observed: &PodObservation, now: Timestamp) -> Option<Self> {
+    /// What is to be kept of a pod that needs nothing, and of which `stored` is the status at the master; `None` if
+    /// its memory holds more than is kept: failures, series of crashes, a status that the master does not have.
+    pub(super) fn of(
+        pod: &Arc<Wire<Pod>>,
+        stored: Option<&PodStatus>,
+        memory: &PodMemory,
+        observed: &PodObservation,
+        now: Timestamp,
+    ) -> Option<Self> {
         let PodMemory {
             volumes_ready,
             volumes_removed,
@@ -104,7 +76,8 @@ impl Keepsake {
             orphan_grace: _,
         } = memory;
         let over = *deleted || *volumes_removed || deleted_since.is_some();
-        let told = status.is_some() && status.as_deref() == pod.status.as_ref();
+        let told =
+            status.as_deref().zip(stored).is_some_and(|(own, stored)| std::ptr::eq(own, stored) || own == stored);
         let plain =
             in_flight.is_empty() && failures.is_empty() && containers.values().all(|c| c.is_plain(observed, now));
         let present = images.values().all(|image| *image == ImageMemory::Present);
@@ -112,7 +85,7 @@ impl Keepsake {
             return None;
         }
         Some(Self {
-            pod: Packed::new(pod)?,
+            pod: Arc::clone(pod),
             observed: observed.clone(),
             images: images.keys().cloned().collect(),
             infra_attempts: *infra_attempts,

@@ -18,16 +18,23 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// That a pod is being started is worth a write only if it takes this long.
 const STARTING_DELAY: Duration = Duration::from_millis(300);
 
+/// A status and its JSON, by which its echo is known.
+#[derive(Debug, Clone)]
+struct Sent {
+    status: Arc<PodStatus>,
+    json: Box<[u8]>,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct StatusWriter {
     wanted: Option<Arc<PodStatus>>,
     /// What the master has, as far as known.
     stored: Option<Arc<PodStatus>>,
-    sending: Option<Arc<PodStatus>>,
+    sending: Option<Sent>,
     /// Someone else's write, seen while ours was under way.
     foreign: Option<Arc<PodStatus>>,
-    recent: VecDeque<Arc<PodStatus>>,
+    recent: VecDeque<Sent>,
     failures: u32,
     not_before: Option<Timestamp>,
 }
@@ -53,7 +60,7 @@ impl StatusWriter {
         let none = PodStatus::default();
         let status = status.unwrap_or(&none);
         let is = |known: &Option<Arc<PodStatus>>| known.as_deref() == Some(status);
-        if let Some(at) = self.recent.iter().position(|s| **s == *status) {
+        if let Some(at) = self.recent.iter().position(|sent| *sent.status == *status) {
             self.recent.drain(..at);
         } else if self.sending.is_some() {
             self.foreign = Some(Arc::new(status.clone()));
@@ -72,8 +79,17 @@ impl StatusWriter {
         if !due || self.sending.is_some() || self.wanted == self.stored {
             return None;
         }
-        self.sending.clone_from(&self.wanted);
-        self.sending.clone()
+        let status = self.wanted.clone()?;
+        // A status always can be written out, and one that could not would be decoded when it is echoed.
+        let json = serde_json::to_vec(&*status).unwrap_or_default().into();
+        self.sending = Some(Sent { status: Arc::clone(&status), json });
+        Some(status)
+    }
+
+    /// The status of which this is the JSON, if it was written lately or is being written.
+    pub(super) fn wrote(&self, json: &[u8]) -> Option<Arc<PodStatus>> {
+        let mut sent = self.recent.iter().chain(&self.sending);
+        Some(Arc::clone(&sent.find(|sent| *sent.json == *json)?.status))
     }
 
     /// Whether the master has what it should, as far as known.
@@ -88,16 +104,17 @@ impl StatusWriter {
 
     /// How the write went.
     pub(super) fn sent(&mut self, result: &Result<(), ReportError>, now: Timestamp) {
-        let Some(status) = self.sending.take() else { return };
+        let Some(sent) = self.sending.take() else { return };
         match result {
             Ok(()) | Err(ReportError::Gone) => {
-                self.recent.push_back(Arc::clone(&status));
+                let status = Arc::clone(&sent.status);
+                self.recent.push_back(sent);
                 if self.recent.len() > RECENT_MAX {
                     self.recent.pop_front();
                 }
                 (self.failures, self.not_before) = (0, None);
                 // Seen before the answer: our own echo, or someone else's write on top of it.
-                let foreign = self.foreign.take().filter(|f| !self.recent.contains(f));
+                let foreign = self.foreign.take().filter(|f| self.recent.iter().all(|sent| sent.status != *f));
                 self.stored = Some(foreign.unwrap_or(status));
             }
             Err(ReportError::Retry(_)) => self.back_off(now),
@@ -145,6 +162,20 @@ mod tests {
         writer.see(Some(&status("Running")), NOW);
         writer.want(&status("Running"), NOW);
         assert_eq!(writer.next(NOW), None);
+    }
+
+    #[test]
+    fn an_echo_is_known_by_its_json_before_and_after_the_answer() {
+        let mut writer = StatusWriter::default();
+        let json = |status: &PodStatus| serde_json::to_vec(status).unwrap();
+        let (ours, other) = (status("Running"), status("Failed"));
+        writer.want(&ours, NOW);
+        assert_eq!(writer.wrote(&json(&ours)), None, "not sent yet");
+        writer.next(NOW);
+        assert_eq!(writer.wrote(&json(&ours)), Some(ours.clone()));
+        writer.sent(&Ok(()), NOW);
+        assert_eq!(writer.wrote(&json(&ours)), Some(ours));
+        assert_eq!((writer.wrote(&json(&other)), writer.wrote(b"")), (None, None));
     }
 
     #[test]

@@ -11,9 +11,13 @@ use std::{
     time::Duration,
 };
 
-use coracle_api::{client::Change, core::Pod};
+use coracle_api::{
+    client::{Change, Received, Wire},
+    core::Pod,
+};
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, mpsc},
     task::{Id, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
@@ -22,9 +26,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     backoff::{self, RETRY_DELAY_MAX},
     execute::Shared,
-    naming::uid_of,
-    report::{Report, name_of},
-    rest::{Keepsake, Kept},
+    report::Report,
+    rest::{Keepsake, Opened},
     worker::{Ended, Mailbox, Worker},
 };
 use crate::runtime::{Container, Runtime, RuntimeEvent};
@@ -37,13 +40,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Pods at rest are looked at again this often, in case an event was lost after all.
 const RESYNC: Duration = Duration::from_secs(300);
 
-/// New pods that are begun at once, while the ones before them do not wait for something: twice what the engine
-/// starts at once. Hundreds that are bound to a node together would otherwise all be half begun for long.
-const TURNS: usize = 8;
-
 /// A pod that is wanted, or of which something is left here.
 struct Entry {
-    pod: Option<Kept>,
+    pod: Option<Arc<Wire<Pod>>>,
     stage: Stage,
     /// A list no longer named it: it stops before others start.
     leaving: bool,
@@ -57,8 +56,17 @@ enum Stage {
     Work(Arc<Mailbox>),
     /// Nobody: it needs nothing.
     Rest(Box<Keepsake>),
+    /// Nobody: this minion can't read it.
+    Unread,
     /// Nobody any more; the master's word that the pod is gone is still to come.
     Finished,
+}
+
+async fn granted<T>(turn: Option<&mut BoxFuture<'static, T>>) -> T {
+    match turn {
+        Some(turn) => turn.await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Entry {
@@ -74,7 +82,8 @@ pub(super) struct Supervisor<R, P> {
     entries: BTreeMap<String, Entry>,
     /// New pods whose turn is to come; some may be gone again.
     queue: VecDeque<String>,
-    turns: Arc<Semaphore>,
+    /// The next turn, as long as it is waited for: turns are had in the order in which they are asked for.
+    turn: Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
     workers: JoinSet<Ended>,
     uids: HashMap<Id, String>,
     /// How often in a row the workers of a pod failed.
@@ -95,7 +104,7 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
             shutdown,
             entries: BTreeMap::new(),
             queue: VecDeque::new(),
-            turns: Arc::new(Semaphore::new(TURNS)),
+            turn: None,
             workers: JoinSet::new(),
             uids: HashMap::new(),
             failures: HashMap::new(),
@@ -107,14 +116,18 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
         }
     }
 
-    pub(super) async fn run(mut self, mut pods: mpsc::Receiver<Change<Pod>>) {
+    pub(super) async fn run(mut self, mut pods: mpsc::Receiver<Change<Wire<Pod>>>) {
         let (shutdown, mut services) = (self.shutdown.clone(), self.shared.services.clone());
         let mut events = self.shared.runtime.events();
         let mut resync = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let list_at = self.list_at;
-            // All cancel-safe: a message or worker that is not taken stays where it is.
+            if self.turn.is_none() && !self.queue.is_empty() {
+                let turn = Arc::clone(&self.shared.config.turns).acquire_owned();
+                self.turn = Some(turn.map(Result::ok).boxed());
+            }
+            // All cancel-safe: a message or worker that is not taken stays where it is, a turn is waited for on.
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -133,7 +146,10 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
                 // Who starts containers asks for them; here it matters only that they are known.
                 Ok(()) = services.changed(), if !self.active => {}
                 Some(ended) = self.workers.join_next_with_id() => self.worker_ended(ended),
-                Ok(turn) = Arc::clone(&self.turns).acquire_owned(), if !self.queue.is_empty() => self.next_begins(turn),
+                turn = granted(self.turn.as_mut()) => {
+                    self.turn = None;
+                    self.next_begins(turn);
+                }
                 () = tokio::time::sleep_until(list_at.unwrap_or_else(Instant::now)), if list_at.is_some() => {
                     self.list().await;
                 }
@@ -157,8 +173,8 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
             RuntimeEvent::Changed { pod_uid, .. } if !self.active => {
                 self.touched.insert(pod_uid);
             }
-            RuntimeEvent::Changed { pod_uid, .. } => match self.mailbox(&pod_uid) {
-                Some(mailbox) => mailbox.changed(),
+            RuntimeEvent::Changed { pod_uid, id } => match self.mailbox(&pod_uid) {
+                Some(mailbox) => mailbox.changed(id),
                 // Something is left of a pod that should be gone.
                 None => self.work(pod_uid, None, None),
             },
@@ -194,6 +210,7 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
         for (uid, entry) in &self.entries {
             match &entry.stage {
                 Stage::Finished => {}
+                Stage::Unread => drop(parts.remove(uid)),
                 Stage::Rest(kept) => {
                     let part = parts.remove(uid).unwrap_or_default();
                     if !kept.observed.is_same(&part) {
@@ -236,8 +253,7 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
         }
         let Some((since, containers)) = self.listed.take() else { return };
         self.active = true;
-        let pods: Vec<_> =
-            self.entries.iter().map(|(uid, e)| (uid.clone(), e.pod.as_ref().and_then(Kept::open))).collect();
+        let pods: Vec<_> = self.entries.iter().map(|(uid, e)| (uid.clone(), e.pod.clone())).collect();
         tracing::info!(pods = pods.len(), containers = containers.len(), "adopting what runs");
         for (uid, pod) in pods {
             self.work(uid, pod, None);
@@ -245,7 +261,7 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
         self.distribute(since, containers);
         for uid in std::mem::take(&mut self.touched) {
             match self.mailbox(&uid) {
-                Some(mailbox) => mailbox.changed(),
+                Some(mailbox) => mailbox.changed_any(),
                 None => self.work(uid, None, None),
             }
         }
@@ -271,25 +287,29 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
     }
 
     /// Starts a worker for a pod, or for what is left of one.
-    fn work(&mut self, uid: String, pod: Option<Arc<Pod>>, containers: Option<(Instant, Vec<Arc<Container>>)>) {
+    fn work(&mut self, uid: String, pod: Option<Arc<Wire<Pod>>>, containers: Option<(Instant, Vec<Arc<Container>>)>) {
         if uid.is_empty() {
+            return;
+        }
+        let opened = pod.as_ref().map(Opened::of);
+        if let Some(None) = opened {
+            self.entries.insert(uid, Entry { pod, stage: Stage::Unread, leaving: false });
             return;
         }
         let mailbox = Arc::new(Mailbox::default());
         if let Some((since, containers)) = containers {
             mailbox.containers(since, containers);
         }
-        let worker = Worker::new(Arc::clone(&self.shared), uid.clone(), pod.clone(), Arc::clone(&mailbox));
+        let worker = Worker::new(Arc::clone(&self.shared), uid.clone(), opened.flatten(), Arc::clone(&mailbox));
         self.set_to_work(&uid, worker);
-        let (pod, stage) = (pod.map(Kept::Open), Stage::Work(mailbox));
-        self.entries.insert(uid, Entry { pod, stage, leaving: false });
+        self.entries.insert(uid, Entry { pod, stage: Stage::Work(mailbox), leaving: false });
     }
 
     /// Begins with the new pod that waits longest.
-    fn next_begins(&mut self, turn: OwnedSemaphorePermit) {
+    fn next_begins(&mut self, turn: Option<OwnedSemaphorePermit>) {
         while let Some(uid) = self.queue.pop_front() {
             if matches!(self.entries.get(&uid), Some(Entry { stage: Stage::Early, .. })) {
-                self.begin(&uid, Some(turn));
+                self.begin(&uid, turn);
                 return;
             }
         }
@@ -298,8 +318,12 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
     /// Sets the first worker of a new pod to work.
     fn begin(&mut self, uid: &str, turn: Option<OwnedSemaphorePermit>) -> Option<Arc<Mailbox>> {
         let entry = self.entries.get_mut(uid)?;
-        let (pod, mailbox) = (entry.pod.as_ref()?.open()?, Arc::new(Mailbox::default()));
-        (entry.pod, entry.stage) = (Some(Kept::Open(Arc::clone(&pod))), Stage::Work(Arc::clone(&mailbox)));
+        let Some(pod) = Opened::of(entry.pod.as_ref()?) else {
+            entry.stage = Stage::Unread;
+            return None;
+        };
+        let mailbox = Arc::new(Mailbox::default());
+        entry.stage = Stage::Work(Arc::clone(&mailbox));
         let worker = Worker::new(Arc::clone(&self.shared), uid.to_owned(), Some(pod), Arc::clone(&mailbox));
         self.set_to_work(uid, worker.with_turn(turn));
         Some(mailbox)
@@ -322,14 +346,13 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
                 Some(mailbox)
             }
             Stage::Early if self.active => self.begin(uid, None),
-            Stage::Early | Stage::Finished => None,
+            Stage::Early | Stage::Unread | Stage::Finished => None,
         }
     }
 
-    /// Sets a worker to work where another one went to rest. Where that can't be read any more, which is an error
-    /// of this program, the pod is left as it is.
+    /// Sets a worker to work where another one, which could read the pod, went to rest.
     fn awake(&mut self, uid: &str, kept: &Keepsake, mailbox: Arc<Mailbox>) {
-        let Some(pod) = kept.pod.open() else { return };
+        let Some(pod) = Opened::of(&kept.pod) else { return };
         let (shared, news) = (Arc::clone(&self.shared), Arc::clone(&mailbox));
         self.set_to_work(uid, Worker::awake(shared, uid.to_owned(), pod, kept, news));
         if let Some(entry) = self.entries.get_mut(uid) {
@@ -353,15 +376,14 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
         }
         let Some(entry) = self.entries.get_mut(&uid) else { return };
         let Some(ended) = ended else { return self.pause(uid) };
-        let pod = entry.pod.as_ref().and_then(Kept::open);
-        match (ended, pod) {
+        match (ended, entry.pod.clone()) {
             (Ended::AtRest(kept), _) => match &entry.stage {
                 // What came meanwhile lies where the next worker finds it.
                 Stage::Work(mailbox) if mailbox.has_news() => {
                     let mailbox = Arc::clone(mailbox);
                     self.awake(&uid, &kept, mailbox);
                 }
-                _ => (entry.pod, entry.stage) = (Some(Kept::Packed(Arc::clone(&kept.pod))), Stage::Rest(kept)),
+                _ => entry.stage = Stage::Rest(kept),
             },
             (Ended::Failed, pod) => self.work(uid, pod, None),
             (Ended::Deleted, Some(_)) => entry.stage = Stage::Finished,
@@ -390,11 +412,11 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
         self.uids.insert(task.id(), uid);
     }
 
-    fn change_pods(&mut self, change: Change<Pod>) {
+    fn change_pods(&mut self, change: Change<Wire<Pod>>) {
         match change {
             Change::Replaced(pods) => {
-                let listed: BTreeSet<_> = pods.iter().map(|p| uid_of(p).to_owned()).collect();
-                let gone: Vec<_> = self.entries.keys().filter(|uid| !listed.contains(*uid)).cloned().collect();
+                let listed: BTreeSet<_> = pods.iter().map(|pod| pod.uid()).collect();
+                let gone: Vec<_> = self.entries.keys().filter(|uid| !listed.contains(uid.as_str())).cloned().collect();
                 for uid in gone {
                     self.forget(&uid);
                     self.leave(&uid);
@@ -405,27 +427,31 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
                 self.pods_known = true;
             }
             Change::Applied(pod) => self.apply(pod),
-            Change::Deleted(pod) => self.forget(uid_of(&pod)),
+            Change::Deleted(pod) => self.forget(pod.uid()),
             Change::Interrupted(why) => {
                 tracing::debug!(kind = "pod", error = %why, "going on with the pods as last known")
             }
         }
     }
 
-    fn apply(&mut self, pod: Arc<Pod>) {
-        let uid = uid_of(&pod).to_owned();
+    fn apply(&mut self, pod: Arc<Wire<Pod>>) {
+        let uid = pod.uid().to_owned();
         if uid.is_empty() {
-            tracing::warn!(kind = "pod", name = name_of(&pod).1, "ignored: it has no uid");
+            tracing::warn!(kind = "pod", "ignored: it has no uid");
             return;
         }
-        match self.entries.get_mut(&uid) {
-            Some(entry) if matches!(entry.stage, Stage::Early) => entry.pod = Some(Kept::for_later(pod)),
-            Some(entry) => {
+        let Some(entry) = self.entries.get_mut(&uid) else { return self.welcome(uid, pod) };
+        // A list names all pods again.
+        let known =
+            entry.pod.as_ref().is_some_and(|known| !pod.version().is_empty() && known.version() == pod.version());
+        match entry.stage {
+            Stage::Early => entry.pod = Some(pod),
+            Stage::Unread if known => {}
+            Stage::Unread => self.welcome(uid, pod),
+            _ => {
                 let left = std::mem::take(&mut entry.leaving);
-                // A list names all pods again.
-                let known = entry.pod.as_ref().is_some_and(|kept| kept.is(&pod));
                 if !known || !matches!(entry.stage, Stage::Rest(_)) {
-                    entry.pod = Some(Kept::Open(Arc::clone(&pod)));
+                    entry.pod = Some(Arc::clone(&pod));
                     if let Some(mailbox) = self.mailbox(&uid) {
                         mailbox.pod(Some(pod));
                     }
@@ -434,24 +460,28 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
                     self.count_leaving();
                 }
             }
-            None => {
-                let pod = Some(Kept::for_later(pod));
-                self.entries.insert(uid.clone(), Entry { pod, stage: Stage::Early, leaving: false });
-                if self.active {
-                    self.queue.push_back(uid);
-                }
-            }
+        }
+    }
+
+    /// Takes in a pod that nobody has looked after.
+    fn welcome(&mut self, uid: String, pod: Arc<Wire<Pod>>) {
+        self.entries.insert(uid.clone(), Entry { pod: Some(pod), stage: Stage::Early, leaving: false });
+        if self.active {
+            self.queue.push_back(uid);
         }
     }
 
     fn forget(&mut self, uid: &str) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        if matches!(entry.stage, Stage::Finished | Stage::Early) {
-            self.entries.remove(uid);
-        } else {
-            entry.pod = None;
-            if let Some(mailbox) = self.mailbox(uid) {
-                mailbox.pod(None);
+        match entry.stage {
+            Stage::Finished | Stage::Early => drop(self.entries.remove(uid)),
+            // What runs of it is stopped.
+            Stage::Unread => self.work(uid.to_owned(), None, None),
+            Stage::Work(_) | Stage::Rest(_) => {
+                entry.pod = None;
+                if let Some(mailbox) = self.mailbox(uid) {
+                    mailbox.pod(None);
+                }
             }
         }
     }
@@ -460,7 +490,7 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
 #[cfg(test)]
 mod tests {
     use coracle_api::core::PodStatus;
-    use tokio::sync::watch;
+    use tokio::sync::{Semaphore, watch};
 
     use super::*;
     use crate::{
@@ -519,8 +549,9 @@ mod tests {
         assert!(!dir("old").exists() && dir("new").exists());
     }
 
-    fn pod(uid: &str) -> Pod {
-        serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": uid}})).unwrap()
+    fn pod(uid: &str) -> Wire<Pod> {
+        let pod = serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": uid}});
+        Wire::receive(pod.to_string().as_bytes()).unwrap()
     }
 
     #[tokio::test]

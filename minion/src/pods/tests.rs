@@ -11,7 +11,7 @@ use std::{
 };
 
 use coracle_api::{
-    client::Change,
+    client::{Change, Wire},
     core::{Pod, PodStatus, Service},
 };
 use jiff::Timestamp;
@@ -25,11 +25,15 @@ use crate::runtime::{
     labels,
 };
 
+fn wire(pod: &Pod) -> Wire<Pod> {
+    Wire::of(pod).unwrap()
+}
+
 /// A master that holds pods, echoes status writes to the watch, and can be out of reach.
 #[derive(Clone)]
 struct Master {
     state: Arc<Mutex<MasterState>>,
-    watch: mpsc::Sender<Change<Pod>>,
+    watch: mpsc::Sender<Change<Wire<Pod>>>,
 }
 
 #[derive(Default)]
@@ -71,7 +75,7 @@ impl Report for Master {
             stored.status = Some(status.clone());
             stored.clone()
         };
-        let _ = self.watch.send(Change::applied(changed)).await;
+        let _ = self.watch.send(Change::applied(wire(&changed))).await;
         Ok(())
     }
 
@@ -84,7 +88,7 @@ impl Report for Master {
             state.pods.remove(pod.metadata.uid.as_ref().unwrap())
         };
         if let Some(pod) = removed {
-            let _ = self.watch.send(Change::deleted(pod)).await;
+            let _ = self.watch.send(Change::deleted(wire(&pod))).await;
         }
         Ok(())
     }
@@ -141,7 +145,7 @@ impl Node {
             shutdown.clone(),
         );
         services_in.send(Change::replaced(self.services.clone())).await.unwrap();
-        watch.send(Change::replaced(self.pods.values().cloned().collect())).await.unwrap();
+        watch.send(Change::replaced(self.pods.values().map(wire).collect())).await.unwrap();
         self.master = Some(master);
         self.minion = Some((manager, task, shutdown, services_in));
     }
@@ -159,7 +163,7 @@ impl Node {
 
     async fn apply(&self, pod: Pod) {
         self.state(|s| s.pods.insert(pod.metadata.uid.clone().unwrap(), pod.clone()));
-        self.master.as_ref().unwrap().watch.send(Change::applied(pod)).await.unwrap();
+        self.master.as_ref().unwrap().watch.send(Change::applied(wire(&pod))).await.unwrap();
     }
 
     async fn delete(&self, uid: &str, grace_s: i64) {
@@ -241,7 +245,7 @@ async fn a_report_that_nobody_waits_for_any_more_keeps_no_worker_busy() {
     node.hollow.kill(&node.running("a")[0].id);
     node.until("the restart", |n| n.running("a").first().is_some_and(|c| c.attempt == 1)).await;
     let gone = node.state(|s| s.pods.remove("u1")).unwrap();
-    node.master.as_ref().unwrap().watch.send(Change::deleted(gone)).await.unwrap();
+    node.master.as_ref().unwrap().watch.send(Change::deleted(wire(&gone))).await.unwrap();
     let before = PLANNED.load(Ordering::Relaxed);
     let end = tokio::time::Instant::now() + Duration::from_millis(700);
     node.until("the end of the look", |_| tokio::time::Instant::now() > end).await;
@@ -412,7 +416,7 @@ async fn a_pod_that_vanished_is_cleaned_up_too() {
     node.apply(pod("u1", serde_json::json!([server("a")]))).await;
     node.until_status("u1", "Running a:ready").await;
     let gone = node.state(|s| s.pods.remove("u1")).unwrap();
-    node.master.as_ref().unwrap().watch.send(Change::deleted(gone)).await.unwrap();
+    node.master.as_ref().unwrap().watch.send(Change::deleted(wire(&gone))).await.unwrap();
     node.until("removed", |n| n.hollow.containers().is_empty()).await;
 }
 
@@ -426,7 +430,7 @@ async fn what_moved_away_while_the_minion_was_cut_off_stops_before_anything_star
     let moved = pod("u2", serde_json::json!([server("new")]));
     let master = node.master.as_ref().unwrap();
     master.state.lock().unwrap().pods = BTreeMap::from([("u2".to_owned(), moved.clone())]);
-    master.watch.send(Change::replaced(vec![moved])).await.unwrap();
+    master.watch.send(Change::replaced(vec![wire(&moved)])).await.unwrap();
     node.until("the new one runs", |node| {
         assert!(node.running("old").is_empty() || node.running("new").is_empty(), "both run");
         !node.running("new").is_empty()

@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use coracle_api::core::Pod;
+use coracle_api::{
+    client::Wire,
+    core::{Pod, PodStatus},
+};
 use jiff::Timestamp;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, mpsc, watch},
@@ -30,14 +33,14 @@ use super::{
     operations::{Action, Outcome},
     plan::Context,
     report::{PodEvent, Report, ReportError},
-    rest::Keepsake,
+    rest::{Keepsake, Opened},
     restart,
     status_writer::{StatusWriter, is_starting},
     traffic::{self, Serving},
 };
 use crate::{
     probes::{self, ProbeKind, Subject, Verdict},
-    runtime::{Container, Runtime, State},
+    runtime::{Container, ContainerId, Runtime, State},
 };
 
 /// How long containers of a pod that nobody knows may take to end.
@@ -60,10 +63,34 @@ pub(super) struct Mailbox {
 #[derive(Debug, Default)]
 struct News {
     /// The pod, or that it is gone.
-    pod: Option<Option<Arc<Pod>>>,
+    pod: Option<Option<Arc<Wire<Pod>>>>,
     /// Its containers, and when the look at them began.
     containers: Option<(Instant, Vec<Arc<Container>>)>,
-    changed: bool,
+    changed: Changed,
+}
+
+/// Which of its containers changed.
+#[derive(Debug, Default)]
+enum Changed {
+    #[default]
+    None,
+    /// These; few.
+    Some(Vec<ContainerId>),
+    Any,
+}
+
+/// More than these and it is not remembered which they were.
+const CHANGED_MAX: usize = 8;
+
+impl Changed {
+    fn add(&mut self, id: ContainerId) {
+        match self {
+            Self::None => *self = Self::Some(vec![id]),
+            Self::Some(ids) if ids.contains(&id) => {}
+            Self::Some(ids) if ids.len() < CHANGED_MAX => ids.push(id),
+            Self::Some(_) | Self::Any => *self = Self::Any,
+        }
+    }
 }
 
 impl Mailbox {
@@ -73,7 +100,7 @@ impl Mailbox {
     }
 
     /// The pod is now so, or gone.
-    pub(super) fn pod(&self, pod: Option<Arc<Pod>>) {
+    pub(super) fn pod(&self, pod: Option<Arc<Wire<Pod>>>) {
         self.tell(|news| news.pod = Some(pod));
     }
 
@@ -83,14 +110,19 @@ impl Mailbox {
     }
 
     /// One of its containers changed.
-    pub(super) fn changed(&self) {
-        self.tell(|news| news.changed = true);
+    pub(super) fn changed(&self, id: ContainerId) {
+        self.tell(|news| news.changed.add(id));
+    }
+
+    /// Some of its containers changed.
+    pub(super) fn changed_any(&self) {
+        self.tell(|news| news.changed = Changed::Any);
     }
 
     /// Whether there is news that nobody took.
     pub(super) fn has_news(&self) -> bool {
         let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        news.pod.is_some() || news.containers.is_some() || news.changed
+        news.pod.is_some() || news.containers.is_some() || !matches!(news.changed, Changed::None)
     }
 
     fn take(&self) -> News {
@@ -126,10 +158,12 @@ pub(super) struct Worker<R, P> {
     shared: Arc<Shared<R, P>>,
     uid: String,
     mailbox: Arc<Mailbox>,
-    /// As the master has it.
+    /// As the master has it, but for its status.
     pod: Option<Arc<Pod>>,
-    /// As the master last had it.
-    known: Option<Arc<Pod>>,
+    /// As the master last had it; decoded, its status may be older.
+    known: Option<Opened>,
+    /// The status that it last had at the master.
+    stored: Option<Arc<PodStatus>>,
     memory: PodMemory,
     observed: PodObservation,
     /// The observation tells of everything before this, and of nothing that happened since.
@@ -140,7 +174,7 @@ pub(super) struct Worker<R, P> {
     /// Which slot a task works on; none for a status write.
     slots: HashMap<Id, Option<Slot>>,
     operations: BTreeMap<Slot, Operation>,
-    probes: BTreeMap<(crate::runtime::ContainerId, ProbeKind), AbortOnDropHandle<()>>,
+    probes: BTreeMap<(ContainerId, ProbeKind), AbortOnDropHandle<()>>,
     /// Of the probes; made with the first of them, since most pods have none.
     verdicts: Option<(mpsc::Sender<Verdict>, mpsc::Receiver<Verdict>)>,
     writer: StatusWriter,
@@ -151,7 +185,7 @@ pub(super) struct Worker<R, P> {
     idle: bool,
     /// When time alone changes the last plan.
     recheck_at: Option<Timestamp>,
-    /// Held while the pod is new and being started, for a second at most.
+    /// Held while the pod is new and the master has not heard that it runs, for a second at most.
     turn: Option<(OwnedSemaphorePermit, Instant)>,
     /// The pod waits until nobody is sent to it.
     held: bool,
@@ -183,7 +217,8 @@ async fn received<T>(channel: Option<&mut (mpsc::Sender<T>, mpsc::Receiver<T>)>)
 }
 
 impl<R: Runtime, P: Report> Worker<R, P> {
-    pub(super) fn new(shared: Arc<Shared<R, P>>, uid: String, pod: Option<Arc<Pod>>, mailbox: Arc<Mailbox>) -> Self {
+    pub(super) fn new(shared: Arc<Shared<R, P>>, uid: String, known: Option<Opened>, mailbox: Arc<Mailbox>) -> Self {
+        let pod = known.as_ref().map(|known| Arc::clone(&known.pod));
         let mut memory = pod.as_deref().map(PodMemory::adopt).unwrap_or_default();
         memory.orphan_grace = ORPHAN_GRACE;
         let mut writer = StatusWriter::default();
@@ -201,7 +236,8 @@ impl<R: Runtime, P: Report> Worker<R, P> {
             shared,
             uid,
             mailbox,
-            known: pod.clone(),
+            stored: memory.status.clone(),
+            known,
             pod,
             memory,
             observed: PodObservation::default(),
@@ -220,11 +256,11 @@ impl<R: Runtime, P: Report> Worker<R, P> {
     pub(super) fn awake(
         shared: Arc<Shared<R, P>>,
         uid: String,
-        pod: Arc<Pod>,
+        pod: Opened,
         kept: &Keepsake,
         mailbox: Arc<Mailbox>,
     ) -> Self {
-        let mut memory = kept.memory(&pod);
+        let mut memory = kept.memory(&pod.pod);
         let mut worker = Self::new(shared, uid, Some(pod), mailbox);
         memory.orphan_grace = ORPHAN_GRACE;
         worker.memory = memory;
@@ -296,24 +332,21 @@ impl<R: Runtime, P: Report> Worker<R, P> {
 
     fn read_news(&mut self) {
         let News { pod, containers, changed } = self.mailbox.take();
-        if let Some(pod) = pod {
-            if let Some(pod) = &pod {
-                let now = self.now();
-                self.writer.see(pod.status.as_ref(), now);
-                // The echo of a status is no reason to plan.
-                self.due |= self.pod.as_deref().is_none_or(|before| !is_same_but_status(before, pod));
-                self.known = Some(Arc::clone(pod));
-                if let (Some(own), Some(stored)) = (&mut self.memory.status, &pod.status) {
-                    self.due |= conditions::take_foreign(own, stored);
-                }
-            } else {
+        match pod {
+            Some(Some(wire)) => self.hear(&wire),
+            Some(None) => {
                 self.due = true;
+                self.pod = None;
                 // Nobody wants to know any more: a report that is due would be due for ever.
                 self.writer = StatusWriter::default();
             }
-            self.pod = pod;
+            None => {}
         }
-        if changed {
+        if match changed {
+            Changed::None => false,
+            Changed::Some(ids) => ids.iter().any(|id| !self.is_expected(id)),
+            Changed::Any => true,
+        } {
             self.invalidate();
         }
         if let Some((since, containers)) = containers
@@ -321,6 +354,38 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         {
             self.observe(since, containers);
         }
+    }
+
+    /// Takes in the pod as the master has it now.
+    fn hear(&mut self, wire: &Arc<Wire<Pod>>) {
+        let now = self.now();
+        if let (Some(known), Some(_)) = (&mut self.known, &self.pod)
+            && known.wire.differs_in_status_only(wire)
+            && let Some(status) = self.writer.wrote(wire.status())
+        {
+            // The echo of a status is no reason to plan, nor to decode it.
+            known.wire = Arc::clone(wire);
+            self.writer.see(Some(&status), now);
+            self.stored = Some(status);
+            self.shared.directory.renew(wire);
+            return;
+        }
+        let Some(opened) = Opened::of(wire) else { return };
+        let pod = &opened.pod;
+        self.writer.see(pod.status.as_ref(), now);
+        self.stored = pod.status.clone().map(Arc::new);
+        self.due |= self.pod.as_deref().is_none_or(|before| !is_same_but_status(before, pod));
+        if let (Some(own), Some(stored)) = (&mut self.memory.status, &pod.status) {
+            self.due |= conditions::take_foreign(own, stored);
+        }
+        self.pod = Some(Arc::clone(pod));
+        self.known = Some(opened);
+    }
+
+    /// Whether a change of this container is what a start that is under way does: its end is followed by a look.
+    fn is_expected(&self, id: &ContainerId) -> bool {
+        let starts = |slot: &Slot| matches!(slot, Slot::Infra | Slot::Start(_));
+        self.observed.by_id(id).is_none() && self.operations.keys().any(starts)
     }
 
     fn invalidate(&mut self) {
@@ -346,8 +411,9 @@ impl<R: Runtime, P: Report> Worker<R, P> {
     }
 
     fn observe(&mut self, since: Instant, containers: Vec<Arc<Container>>) {
+        self.due |= !self.observed.is_same(&containers);
         self.observed = PodObservation { containers };
-        (self.fresh, self.looked, self.due) = (true, Some(since), true);
+        (self.fresh, self.looked) = (true, Some(since));
         if let Some(pod) = &self.known {
             self.shared.directory.list(pod, &self.observed);
         }
@@ -369,9 +435,6 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         (self.due, self.idle, self.recheck_at) = (false, plan.actions.is_empty(), plan.recheck_at);
         self.held = plan.held;
         if let Some(status) = &plan.status {
-            if !is_starting(status) {
-                self.turn = None;
-            }
             self.writer.want(status, now);
             self.memory.status = Some(Arc::clone(status));
         }
@@ -394,9 +457,8 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         if !idle || self.held || !self.probes.is_empty() || !self.writer.is_quiet() {
             return None;
         }
-        let keepsake = Keepsake::of(self.pod.as_deref()?, &self.memory, &self.observed, self.now())?;
-        self.shared.directory.pack(&self.uid, &keepsake.pod);
-        Some(keepsake)
+        let (pod, stored) = (self.known.as_ref().filter(|_| self.pod.is_some())?, self.stored.as_deref());
+        Keepsake::of(&pod.wire, stored, &self.memory, &self.observed, self.now())
     }
 
     fn write_status(&mut self, now: Timestamp) {
@@ -427,7 +489,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         let gives_back = self.observed.infra().filter(ends_network).and_then(|infra| infra.ip);
         let cancel = CancellationToken::new();
         let job = Job {
-            pod: self.known.clone(),
+            pod: self.known.as_ref().map(|known| Arc::clone(&known.pod)),
             uid: self.uid.clone(),
             action,
             pod_ip: self.pod_ip(),
@@ -453,11 +515,16 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         // A task that was replaced has no entry any more.
         let Some(slot) = self.slots.remove(&id) else { return };
         match (slot, done) {
-            (None, Some(Done::Status(result))) => self.writer.sent(&result, now),
+            (None, Some(Done::Status(result))) => {
+                self.writer.sent(&result, now);
+                let starts = self.memory.status.as_deref().is_none_or(is_starting);
+                self.turn = self.turn.take().filter(|_| starts || result.is_err());
+            }
             (None, _) => self.writer.sent(&Err(ReportError::Retry("the report was interrupted".into())), now),
             (Some(slot), done) => {
                 self.operations.remove(&slot);
                 self.invalidate();
+                self.due = true;
                 let outcome = match done {
                     Some(Done::Operation(outcome)) => outcome,
                     _ => Outcome::Failed { reason: "InternalError", message: "the operation was interrupted".into() },
@@ -583,6 +650,6 @@ impl<R: Runtime, P: Report> Worker<R, P> {
     }
 
     fn name(&self) -> &str {
-        self.known.as_deref().map_or(&self.uid, |p| p.metadata.name.as_deref().unwrap_or(uid_of(p)))
+        self.known.as_ref().map_or(&self.uid, |k| k.pod.metadata.name.as_deref().unwrap_or(uid_of(&k.pod)))
     }
 }

@@ -48,7 +48,7 @@ impl std::fmt::Display for ContainerId {
 }
 
 /// A container of ours as the engine shows it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
     /// Engine id.
     pub id: ContainerId,

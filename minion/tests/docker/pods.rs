@@ -7,7 +7,7 @@ use std::{
 };
 
 use coracle_api::{
-    client::Change,
+    client::{Change, Wire},
     core::{Pod, PodStatus},
 };
 use coracle_minion::{
@@ -42,7 +42,7 @@ impl Report for Told {
 
 struct Minion {
     told: Told,
-    pods: mpsc::Sender<Change<Pod>>,
+    pods: mpsc::Sender<Change<Wire<Pod>>>,
     task: JoinHandle<()>,
     shutdown: CancellationToken,
 }
@@ -51,7 +51,7 @@ impl Minion {
     async fn start(b: &Bench, root: &Path, pods: Vec<Pod>) -> Self {
         let (pods_in, pods_out) = mpsc::channel(16);
         let services = watch::Sender::new(Some(Services::default())).subscribe();
-        pods_in.send(Change::replaced(pods)).await.unwrap();
+        pods_in.send(Change::replaced(pods.iter().map(|pod| Wire::of(pod).unwrap()).collect())).await.unwrap();
         let config = Config::new(NODE, [127, 0, 0, 1].into(), &b.cluster, root.to_owned());
         let (told, shutdown) = (Told::default(), CancellationToken::new());
         let inputs = Inputs { pods: pods_out, services };
@@ -144,7 +144,7 @@ async fn a_pod_starts_heals_is_adopted_and_goes() {
 
         adopted.metadata.deletion_timestamp = Some(coracle_api::meta::Time(jiff::Timestamp::now()));
         adopted.metadata.deletion_grace_period_seconds = Some(1);
-        minion.pods.send(Change::applied(adopted)).await.unwrap();
+        minion.pods.send(Change::applied(Wire::of(&adopted).unwrap())).await.unwrap();
         eventually("the object is deleted", async || minion.told.1.lock().unwrap().then_some(())).await;
         assert!(b.runtime.list_pod(uid).await.unwrap().is_empty() && !root.path().join("pods").join(uid).exists());
         minion.stop().await;

@@ -164,8 +164,8 @@ async fn run(host: Arc<Host>, gate: Gate, stop: CancellationToken) {
     tokio::spawn(feed::run(followed, vec![service_changes], stop.clone()));
     tokio::spawn(services::follow(told, seen));
     let (clock, plan) = (host.clock.clone(), host.plan);
-    let beats = client.clone();
-    Bare { client, beats, cluster, registration, pod_cidr, runtime, services, clock, plan }.run(stop).await;
+    let (beats, turns) = (client.clone(), None);
+    Bare { client, beats, cluster, registration, pod_cidr, runtime, services, turns, clock, plan }.run(stop).await;
 }
 
 async fn insist<T, F>(stop: &CancellationToken, mut ask: impl FnMut() -> F) -> Option<T>

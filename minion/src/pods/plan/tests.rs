@@ -1,6 +1,7 @@
 //! The planner in a model world: containers that die, operations that fail, lose their answer or
 //! take long, minions that restart. Whatever happens, the world must become what the pod says.
 
+use coracle_api::client::Wire;
 use proptest::prelude::*;
 
 use super::*;
@@ -254,10 +255,12 @@ impl World {
         }
         let Some(pod) = &mut self.pod else { return };
         pod.status = self.memory.status.as_deref().cloned();
-        let Some(kept) = Keepsake::of(pod, &self.memory, &self.observed, self.now) else { return };
-        let packed = kept.pod.open().unwrap();
-        assert_eq!(*packed, *pod);
-        self.memory = kept.memory(&packed);
+        let wire = Wire::of(pod).unwrap().into();
+        let stored = pod.status.as_ref();
+        let Some(kept) = Keepsake::of(&wire, stored, &self.memory, &self.observed, self.now) else { return };
+        let opened = kept.pod.open().unwrap();
+        assert_eq!(opened, *pod);
+        self.memory = kept.memory(&opened);
         let again = self.plan();
         assert_eq!(plan, again, "who begins anew plans what the other one would have");
         self.rests += 1;
