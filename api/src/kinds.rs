@@ -182,9 +182,6 @@ pub trait TypedObject:
     /// Carries over from the stored object what an update may not change (the status).
     fn prepare_update(&mut self, _old: &Self) {}
 
-    /// Makes a status update: everything of `old` with the status of `self`.
-    fn prepare_status_update(&mut self, _old: &Self) {}
-
     /// Whether spec differs, which moves `metadata.generation`.
     fn spec_changed(&self, _old: &Self) -> bool {
         false
@@ -233,8 +230,6 @@ pub trait Object: Any + Send + Sync + std::fmt::Debug {
     fn prepare_create(&mut self);
     /// See [`TypedObject::prepare_update`].
     fn prepare_update(&mut self, old: &dyn Object);
-    /// See [`TypedObject::prepare_status_update`].
-    fn prepare_status_update(&mut self, old: &dyn Object);
     /// See [`TypedObject::spec_changed`].
     fn spec_changed(&self, old: &dyn Object) -> bool;
     /// See [`TypedObject::field`]; also answers `metadata.name` and `metadata.namespace`.
@@ -326,11 +321,6 @@ impl<T: TypedObject> Object for T {
     fn prepare_update(&mut self, old: &dyn Object) {
         if let Some(old) = old_of::<T>(old) {
             TypedObject::prepare_update(self, old);
-        }
-    }
-    fn prepare_status_update(&mut self, old: &dyn Object) {
-        if let Some(old) = old_of::<T>(old) {
-            TypedObject::prepare_status_update(self, old);
         }
     }
     fn spec_changed(&self, old: &dyn Object) -> bool {

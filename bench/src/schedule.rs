@@ -171,7 +171,7 @@ async fn whole_path(nodes: usize, args: &ScheduleArgs) -> Result<Whole> {
         let group = (from..all.min(from + GROUP)).map(|i| Ok(registry.create(Box::new(pod(i, host(i))?))));
         try_join_all(group.collect::<Result<Vec<_>>>()?).await?;
     }
-    let waiting = |snapshot: Snapshot| snapshot.indexed("").len();
+    let waiting = |snapshot: Snapshot| snapshot.indexed("").count();
     let events = Recorder::start(registry.clone(), &tasks, stop.clone());
     tokio::spawn(Scheduler::new(registry.clone(), events).run(stop.clone()));
     let patience = Instant::now() + PATIENCE;

@@ -41,11 +41,6 @@ impl TypedObject for Namespace {
         self.status.clone_from(&old.status);
     }
 
-    fn prepare_status_update(&mut self, old: &Self) {
-        let status = self.status.take();
-        *self = Self { status, ..old.clone() };
-    }
-
     fn field(&self, field: &str) -> Option<&str> {
         match field {
             "status.phase" => self.status.as_ref()?.phase.as_deref(),

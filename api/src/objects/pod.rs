@@ -94,11 +94,6 @@ impl TypedObject for Pod {
         }
     }
 
-    fn prepare_status_update(&mut self, old: &Self) {
-        let status = self.status.take();
-        *self = Self { status, ..old.clone() };
-    }
-
     fn spec_changed(&self, old: &Self) -> bool {
         self.spec != old.spec
     }

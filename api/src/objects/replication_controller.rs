@@ -74,11 +74,6 @@ impl TypedObject for ReplicationController {
         self.status.clone_from(&old.status);
     }
 
-    fn prepare_status_update(&mut self, old: &Self) {
-        let status = self.status.take();
-        *self = Self { status, ..old.clone() };
-    }
-
     fn spec_changed(&self, old: &Self) -> bool {
         self.spec != old.spec
     }

@@ -80,11 +80,6 @@ impl TypedObject for Service {
         }
     }
 
-    fn prepare_status_update(&mut self, old: &Self) {
-        let status = self.status.take();
-        *self = Self { status, ..old.clone() };
-    }
-
     fn claims(&self) -> Vec<String> {
         let Some(spec) = &self.spec else { return Vec::new() };
         let portal = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != NO_PORTAL);

@@ -10,7 +10,7 @@ use coracle_api::{
 };
 
 use super::{Controller, Looks};
-use crate::registry::{Entry, EventType, Key, PodFacts, Registry, WatchItem};
+use crate::registry::{Entry, EventType, Expected, Key, PodFacts, Registry, WatchItem, Written};
 
 /// On a service, says that a port without targetPort means the first port of the pod's first
 /// container, as in 2014.
@@ -79,11 +79,10 @@ impl Controller for EndpointsController {
     }
 
     async fn reconcile(&self, key: &Key, looks: &mut Looks) -> Result<Option<Duration>, ApiError> {
-        let current: Option<Endpoints> = self.registry.get_typed(&key.namespace, &key.name);
+        let current = self.registry.get(Endpoints::row(), &key.namespace, &key.name);
         let Some(service) = self.registry.get_typed::<Service>(&key.namespace, &key.name) else {
             if current.is_some() {
-                let expected = crate::registry::Expected::Any;
-                self.registry.delete(Endpoints::row(), &key.namespace, &key.name, expected).await?;
+                self.registry.delete(Endpoints::row(), &key.namespace, &key.name, Expected::Any).await?;
             }
             return Ok(None);
         };
@@ -92,35 +91,34 @@ impl Controller for EndpointsController {
         if own || selector.is_none() {
             return Ok(None);
         }
-        let subsets = looks.time(|| {
+        let subsets = || {
             let snapshot = self.registry.snapshot(Pod::row());
-            let selected = snapshot.range(Some(&key.namespace)).filter(|entry| entry.selected_by(selector));
+            let selected = snapshot.selected(&key.namespace, selector);
             let backends: Vec<_> = selected.filter_map(|entry| Backend::of(entry)).collect();
-            (self.plan)(&service, &backends)
+            Some((self.plan)(&service, &backends)).filter(|subsets| !subsets.is_empty())
+        };
+        let Some(current) = current else {
+            let mut labels = service.metadata.labels.clone().unwrap_or_default();
+            labels.insert(MANAGED_BY.into(), MANAGER.into());
+            let metadata = ObjectMeta {
+                name: Some(key.name.to_string()),
+                namespace: Some(key.namespace.to_string()),
+                labels: Some(labels),
+                uid: Some(self.registry.new_id().to_string()),
+                creation_timestamp: Some(self.registry.now().into()),
+                ..Default::default()
+            };
+            let subsets = looks.time(subsets);
+            self.registry.create(Box::new(Endpoints { metadata, subsets })).await?;
+            return Ok(None);
+        };
+        let changed = looks.time(|| {
+            let mut endpoints: Endpoints = current.typed()?;
+            endpoints.subsets = subsets();
+            Some(Written::from(&mut endpoints)).filter(|written| !written.is_in(&current))
         });
-        match current {
-            Some(current) if current.subsets.as_deref().unwrap_or_default() == subsets => {}
-            Some(_) => {
-                let set = |e: &mut Endpoints| {
-                    e.subsets = (!subsets.is_empty()).then(|| subsets.clone());
-                    Ok(true)
-                };
-                self.registry.modify(&key.namespace, &key.name, set).await?;
-            }
-            None => {
-                let mut labels = service.metadata.labels.clone().unwrap_or_default();
-                labels.insert(MANAGED_BY.into(), MANAGER.into());
-                let metadata = ObjectMeta {
-                    name: Some(key.name.to_string()),
-                    namespace: Some(key.namespace.to_string()),
-                    labels: Some(labels),
-                    uid: Some(self.registry.new_id().to_string()),
-                    creation_timestamp: Some(self.registry.now().into()),
-                    ..Default::default()
-                };
-                let subsets = (!subsets.is_empty()).then_some(subsets);
-                self.registry.create(Box::new(Endpoints { metadata, subsets })).await?;
-            }
+        if let Some(changed) = changed {
+            self.registry.update_written(changed, Expected::Version(current.version)).await?;
         }
         Ok(None)
     }

@@ -40,7 +40,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 const RESYNC: Duration = Duration::from_secs(300);
 
 /// The part of a core that one loop may spend looking in the long run: one in so many.
-const SHARE: u32 = 5;
+const SHARE: u32 = 10;
 /// A round that looked no longer than this is followed by the next at once.
 const LOOKS_FREE: Duration = Duration::from_millis(2);
 /// A round that has looked for so long ends, though keys are left.

@@ -346,7 +346,7 @@ impl NodeController {
             let is_minion =
                 self.liveness.has_heard(node) || ready_condition(&known.node).is_some_and(|c| c.status == "True");
             let cleared = memory.cleared.contains(node);
-            (is_minion || !pods.indexed(node).is_empty()).then_some(Sound { silence: *silence, cleared })
+            (is_minion || pods.has_indexed(node)).then_some(Sound { silence: *silence, cleared })
         });
         let braked = (self.braked)(&sounds.collect::<Vec<_>>(), interval.mul_f64(LATE_BEATS));
         if braked {
@@ -374,8 +374,7 @@ impl NodeController {
             let lately = memory.looked_at_all.is_some_and(|at| now.duration_since(at) <= LOOK_AT_ALL);
             let again = memory.cleared.contains(&node) && lately;
             let here = pods.indexed(&node);
-            let concerned =
-                here.values().filter(|e| !again || e.pod().is_some_and(|p| !p.lost && !p.phase.is_terminal()));
+            let concerned = here.filter(|e| !again || e.pod().is_some_and(|p| !p.lost && !p.phase.is_terminal()));
             let moves: Vec<_> = concerned.cloned().collect();
             let why = format!("minion {node} does not answer");
             let results = join_all(moves.iter().map(|pod| self.move_pod(&node, pod, &why))).await;
@@ -441,8 +440,7 @@ impl NodeController {
         let wrong = |p: &PodFacts, lost: bool| p.lost != lost && !p.phase.is_terminal();
         let mut marks = Vec::new();
         for (node, lost) in concerned.into_iter().filter_map(|node| Some((node, *lost.get(node)?))) {
-            let entries = pods.indexed(node);
-            let found = entries.values().filter(|e| e.pod().is_some_and(|p| wrong(p, lost)));
+            let found = pods.indexed(node).filter(|e| e.pod().is_some_and(|p| wrong(p, lost)));
             marks.extend(found.map(|pod| (pod.clone(), node.clone(), lost)));
         }
         memory.lost = lost.iter().filter(|(_, lost)| **lost).map(|(node, _)| node.clone()).collect();
@@ -474,7 +472,7 @@ impl NodeController {
                 continue;
             }
             let why = format!("its minion {node} was deleted");
-            for pod in pods.indexed(&node).values() {
+            for pod in pods.indexed(&node) {
                 // What could only stay has nothing to wait for any more.
                 let result = match pod.typed::<Pod>().as_ref().map(self.fate) {
                     Some(Fate::Renew) => self.renew_pod(&node, pod, &why).await,

@@ -155,8 +155,8 @@ impl ReplicationManager {
         };
         let snapshot = self.registry.snapshot(Pod::row());
         let (ours, nobodys) = (snapshot.controlled(uid), snapshot.uncontrolled(&key.namespace));
-        let concerned: Vec<(&Entry, &PodFacts)> = (ours.values())
-            .chain(nobodys.values().filter(|entry| entry.selected_by(selector)))
+        let concerned: Vec<(&Entry, &PodFacts)> = ours
+            .chain(nobodys.filter(|entry| entry.selected_by(selector)))
             .filter_map(|entry| Some((&**entry, entry.pod()?)))
             .collect();
         let is_ready = |pod: &PodFacts| pod.ready && !pod.lost;

@@ -13,6 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use compact_str::CompactString;
 use coracle_api::{Kind, Object, StringMap, TypedObject, kinds::decode_typed};
 use imbl::OrdMap;
+use serde_json::value::RawValue;
 
 /// Objects by namespace and name. Copies are cheap and never change.
 pub type Entries = OrdMap<Key, Arc<Entry>>;
@@ -107,9 +108,30 @@ impl Facts {
     }
 }
 
+impl Facts {
+    /// The same of an object that differs in its status only.
+    pub(super) fn with_status(&self, object: &dyn Object) -> Self {
+        let field = |(name, known): (&&str, &CompactString)| match name.starts_with("status.") {
+            true => object.field(name).unwrap_or_default().into(),
+            false => known.clone(),
+        };
+        let pod = self.pod.clone().zip(object.downcast_ref());
+        Self {
+            fields: object.kind().fields.iter().zip(&self.fields).map(field).collect(),
+            pod: pod.map(|(facts, pod)| Box::new(facts.with_status(pod))),
+            ..self.clone()
+        }
+    }
+}
+
 /// The group of the pods of a namespace that have no controller. No uid.
 pub(super) fn uncontrolled(namespace: &str) -> String {
     format!("{namespace}/")
+}
+
+/// The first of the label sets of a namespace, and what comes after the last.
+pub(super) fn label_sets(namespace: &str) -> (CompactString, CompactString) {
+    (format!("{namespace}/").into(), format!("{namespace}0").into())
 }
 
 /// An object at one version.
@@ -155,6 +177,32 @@ impl Entry {
     pub(crate) fn stored(&self) -> Vec<u8> {
         let (before, after) = self.around_version();
         [before, after].concat()
+    }
+
+    /// What would be stored of the object with the status of another one of its kind. Nothing but the status
+    /// is looked at of that one, and nothing of this one is decoded. An absent status counts as an empty one.
+    pub(super) fn with_status(&self, object: &dyn Object) -> Result<(Vec<u8>, Facts), serde_json::Error> {
+        #[derive(serde::Deserialize)]
+        struct Outline<'a> {
+            #[serde(borrow)]
+            status: Option<&'a RawValue>,
+        }
+        let (stored, other) = (self.stored(), object.to_json());
+        let (old, new): (Outline<'_>, Outline<'_>) =
+            (serde_json::from_slice(&stored)?, serde_json::from_slice(&other)?);
+        let new = new.status.map_or("{}", RawValue::get).as_bytes();
+        let json = match old.status.map(RawValue::get) {
+            Some(old) => {
+                let start = (old.as_ptr() as usize).saturating_sub(stored.as_ptr() as usize);
+                [&stored[..start], new, &stored[start + old.len()..]].concat()
+            }
+            // The object is not empty, and its brace is the last thing in it.
+            None => {
+                let stored = stored.trim_ascii_end();
+                [&stored[..stored.len().saturating_sub(1)], b",\"status\":", new, b"}"].concat()
+            }
+        };
+        Ok((json, self.facts.with_status(object)))
     }
 
     /// Whether this is the JSON without the resourceVersion.
@@ -248,6 +296,18 @@ impl Entry {
     pub(super) fn group(&self) -> Option<Cow<'_, str>> {
         let owner = self.pod()?.owner.as_deref();
         Some(owner.map_or_else(|| uncontrolled(&self.key.namespace).into(), Cow::Borrowed))
+    }
+
+    /// For a pod: the same for all of its namespace that have the same labels, and for no others. Neither names of
+    /// namespaces nor labels have the characters between.
+    pub(super) fn label_set(&self) -> Option<CompactString> {
+        self.facts.pod.as_ref()?;
+        let mut text = self.key.namespace.clone();
+        text.push('/');
+        for (key, value) in &self.facts.labels {
+            text.extend([key, "=", value, "\n"]);
+        }
+        Some(text)
     }
 
     /// The typed object. `None` only if the entry is of another kind.

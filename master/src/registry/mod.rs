@@ -12,6 +12,7 @@ mod entry;
 mod log;
 mod pod_facts;
 mod sequencer;
+mod snapshot;
 mod watch;
 
 #[cfg(test)]
@@ -19,7 +20,6 @@ mod tests;
 
 use std::{
     collections::HashSet,
-    ops::Bound,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
@@ -32,7 +32,6 @@ use coracle_api::{
     kinds::KINDS,
     selector::{FieldSelector, LabelSelector},
 };
-use imbl::OrdMap;
 use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, oneshot, watch as signal},
@@ -43,6 +42,7 @@ use uuid::Uuid;
 
 pub use entry::{Entries, Entry, Facts, Key, Owner};
 pub use pod_facts::{ContainerPort, HostPort, PodFacts, PodPhase};
+pub use snapshot::Snapshot;
 pub use watch::{EventType, WatchItem, Watcher};
 
 use crate::{
@@ -61,129 +61,6 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 const MODIFY_ATTEMPTS: usize = 32;
 /// How long a write that met a newer state waits for this master to hear of it.
 const NEWS_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// All objects of a kind at one moment. Cheap to take and to keep.
-#[derive(Debug, Clone, Default)]
-pub struct Snapshot {
-    /// Every change up to and including this version is in, none after it.
-    pub version: u64,
-    /// The objects by namespace and name.
-    pub entries: Entries,
-    /// The same by the value of the kind's indexed field, if it has one.
-    index: OrdMap<CompactString, Entries>,
-    /// Pods by their controller; see [`Entry::group`].
-    groups: OrdMap<CompactString, Entries>,
-}
-
-impl Snapshot {
-    fn new(version: u64, entries: Entries) -> Self {
-        let mut snapshot = Self { version, ..Self::default() };
-        for entry in entries.values() {
-            put(&mut snapshot.index, entry.indexed(), entry);
-            put(&mut snapshot.groups, entry.group().as_deref(), entry);
-        }
-        snapshot.entries = entries;
-        snapshot
-    }
-
-    /// Puts an object in the place of the one of that key, and returns that one.
-    fn insert(&mut self, entry: &Arc<Entry>) -> Option<Arc<Entry>> {
-        let before = self.entries.insert(entry.key.clone(), entry.clone());
-        if let Some(before) = before.as_deref() {
-            if before.indexed() != entry.indexed() {
-                take(&mut self.index, before.indexed(), &before.key);
-            }
-            if before.group() != entry.group() {
-                take(&mut self.groups, before.group().as_deref(), &before.key);
-            }
-        }
-        put(&mut self.index, entry.indexed(), entry);
-        put(&mut self.groups, entry.group().as_deref(), entry);
-        before
-    }
-
-    fn remove(&mut self, key: &Key) -> Option<Arc<Entry>> {
-        let before = self.entries.remove(key)?;
-        take(&mut self.index, before.indexed(), key);
-        take(&mut self.groups, before.group().as_deref(), key);
-        Some(before)
-    }
-
-    /// The pods of the controller with this uid.
-    pub fn controlled(&self, uid: &str) -> Entries {
-        self.groups.get(uid).cloned().unwrap_or_default()
-    }
-
-    /// The pods of a namespace that have no controller.
-    pub fn uncontrolled(&self, namespace: &str) -> Entries {
-        self.groups.get(&*entry::uncontrolled(namespace)).cloned().unwrap_or_default()
-    }
-
-    /// The objects whose indexed field has this value.
-    pub fn indexed(&self, value: &str) -> Entries {
-        self.index.get(value).cloned().unwrap_or_default()
-    }
-
-    /// The values that the indexed field has.
-    pub fn index_values(&self) -> impl Iterator<Item = &CompactString> {
-        self.index.keys()
-    }
-
-    /// What a selection picks, in order, after a key. Looks only where it can be.
-    pub fn select<'a>(
-        &'a self,
-        kind: &Kind,
-        selection: &'a Selection,
-        after: Option<&Key>,
-    ) -> Box<dyn Iterator<Item = &'a Arc<Entry>> + Send + 'a> {
-        let namespace = selection.namespace.as_deref();
-        let indexed = kind.watch_index.and_then(|index| selection.fields.exact(index));
-        let entries = match indexed {
-            Some(value) => self.index.get(value),
-            None => Some(&self.entries),
-        };
-        if let (Some(namespace), Some(name)) = (namespace, selection.fields.exact("metadata.name")) {
-            let entry = self.entries.get(&Key::new(namespace, name)).filter(|e| after.is_none_or(|key| e.key > *key));
-            return Box::new(entry.filter(|e| selection.picks(e)).into_iter());
-        }
-        let (first, last) = bounds(namespace);
-        let first = after.map_or(first, |key| Bound::Excluded(key.clone()));
-        let inside = entries.into_iter().flat_map(move |entries| entries.range((first.clone(), last.clone())));
-        let all = inside.map(|(_, entry)| entry);
-        if selection.labels.is_empty() && selection.fields.is_empty() {
-            return Box::new(all);
-        }
-        Box::new(all.filter(|entry| selection.picks(entry)))
-    }
-
-    /// The entries of one namespace, or all of them.
-    pub fn range(&self, namespace: Option<&str>) -> impl Iterator<Item = &Arc<Entry>> {
-        self.entries.range(bounds(namespace)).map(|(_, entry)| entry)
-    }
-}
-
-fn put(index: &mut OrdMap<CompactString, Entries>, value: Option<&str>, entry: &Arc<Entry>) {
-    if let Some(value) = value {
-        index.entry(value.into()).or_default().insert(entry.key.clone(), entry.clone());
-    }
-}
-
-fn take(index: &mut OrdMap<CompactString, Entries>, value: Option<&str>, key: &Key) {
-    let Some((value, entries)) = value.and_then(|value| Some((value, index.get_mut(value)?))) else { return };
-    entries.remove(key);
-    if entries.is_empty() {
-        index.remove(value);
-    }
-}
-
-/// The first key and the one after the last of a namespace, or of all.
-fn bounds(namespace: Option<&str>) -> (Bound<Key>, Bound<Key>) {
-    match namespace {
-        None => (Bound::Unbounded, Bound::Unbounded),
-        // No name of a namespace sorts between this one and itself with a NUL behind it.
-        Some(ns) => (Bound::Included(Key::new(ns, "")), Bound::Excluded(Key::new(&format!("{ns}\0"), ""))),
-    }
-}
 
 /// What a list or watch wants.
 #[derive(Debug, Clone, Default)]
@@ -227,6 +104,12 @@ impl Written {
     pub fn from(object: &mut dyn Object) -> Self {
         object.meta_mut().resource_version = None;
         Self { kind: object.kind(), key: Key::of(object), json: object.to_json().into(), facts: Facts::of(object) }
+    }
+
+    /// An entry's object with the status of another object of its kind, of which the rest counts for nothing.
+    pub fn with_status(current: &Entry, object: &dyn Object) -> Result<Self, ApiError> {
+        let (json, facts) = current.with_status(object).map_err(ApiError::internal)?;
+        Ok(Self { kind: current.kind, key: current.key.clone(), json: json.into(), facts })
     }
 
     /// Whether this is what the entry holds.

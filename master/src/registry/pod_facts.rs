@@ -106,28 +106,22 @@ pub struct PodFacts {
 impl PodFacts {
     /// Reads the facts off a pod.
     pub fn of(pod: &Pod) -> Self {
-        let (spec, status) = (pod.spec.as_ref(), pod.status.as_ref());
+        let spec = pod.spec.as_ref();
         let controller = pod.metadata.owner_references.iter().flatten().find(|o| o.controller == Some(true));
-        let phase = match status.and_then(|s| s.phase.as_deref()) {
-            Some("Running") => PodPhase::Running,
-            Some("Succeeded") => PodPhase::Succeeded,
-            Some("Failed") => PodPhase::Failed,
-            _ => PodPhase::Pending,
-        };
         let owner = controller.map(|o| o.uid.as_str());
-        Self {
+        let facts = Self {
             siblings: siblings(pod, owner),
             node: spec.and_then(|s| s.node_name.as_deref()).filter(|n| !n.is_empty()).map(Into::into),
-            phase,
-            ready: pod::is_ready(pod),
-            ready_changed_at: ready_changed_at(pod),
+            phase: PodPhase::Pending,
+            ready: false,
+            ready_changed_at: None,
             replace: Replace::of(&pod.metadata),
             template: replacement::made_of(pod).map(Into::into),
             terminating: pod.metadata.deletion_timestamp.is_some(),
-            ip: status.and_then(|s| s.pod_ip.as_deref()).filter(|ip| !ip.is_empty()).map(Into::into),
+            ip: None,
             owner: owner.map(Into::into),
             created_at: pod.metadata.creation_timestamp.as_ref().map(|t| t.0),
-            lost: status.and_then(|s| s.reason.as_deref()) == Some("NodeLost"),
+            lost: false,
             requests: pod::requests(pod),
             host_ports: pod::host_ports(pod)
                 .into_iter()
@@ -146,6 +140,26 @@ impl PodFacts {
                 .and_then(|s| Some((s.hostname.as_deref()?, s.subdomain.as_deref()?)))
                 .filter(|(hostname, _)| !hostname.is_empty())
                 .map(|(hostname, subdomain)| Box::new((hostname.into(), subdomain.into()))),
+        };
+        facts.with_status(pod)
+    }
+
+    /// The same of a pod that differs in its status only.
+    pub(super) fn with_status(self, pod: &Pod) -> Self {
+        let status = pod.status.as_ref();
+        let phase = match status.and_then(|s| s.phase.as_deref()) {
+            Some("Running") => PodPhase::Running,
+            Some("Succeeded") => PodPhase::Succeeded,
+            Some("Failed") => PodPhase::Failed,
+            _ => PodPhase::Pending,
+        };
+        Self {
+            phase,
+            ready: pod::is_ready(pod),
+            ready_changed_at: ready_changed_at(pod),
+            ip: status.and_then(|s| s.pod_ip.as_deref()).filter(|ip| !ip.is_empty()).map(Into::into),
+            lost: status.and_then(|s| s.reason.as_deref()) == Some("NodeLost"),
+            ..self
         }
     }
 

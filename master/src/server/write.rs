@@ -204,13 +204,13 @@ async fn replace_once(
     part: Part,
     dry_run: bool,
 ) -> Result<Written, ApiError> {
-    let old = current.decode().ok_or_else(|| ApiError::internal("a stored object does not decode"))?;
     same_object(object, current)?;
-    keep_metadata(object, &*old);
     let mut warnings = Vec::new();
-    match part {
-        Part::Status => object.prepare_status_update(&*old),
+    let object = match part {
+        Part::Status => registry::Written::with_status(current, object)?,
         Part::Main => {
+            let old = current.decode().ok_or_else(|| ApiError::internal("a stored object does not decode"))?;
+            keep_metadata(object, &*old);
             object.prepare_update(&*old);
             object.set_defaults();
             shared.admission.admit(&shared.registry, object, Some(&*old))?;
@@ -220,10 +220,10 @@ async fn replace_once(
                 object.meta_mut().generation = Some(generation);
             }
             warnings = object.warnings();
+            registry::Written::from(object)
         }
-    }
+    };
     let expected = Expected::Version(version.unwrap_or(current.version));
-    let object = registry::Written::from(object);
     if expected == Expected::Version(current.version) {
         if object.is_in(current) {
             return Ok(Written { json: current.json.clone(), warnings });
