@@ -16,6 +16,7 @@
 mod after;
 mod follower;
 mod minions;
+mod plot;
 mod prober;
 mod samples;
 
@@ -38,6 +39,7 @@ use crate::{
 };
 use follower::{Follower, Stage};
 use minions::Minions;
+use plot::Point;
 use prober::Prober;
 use samples::Samples;
 
@@ -73,6 +75,9 @@ pub(crate) struct ScaleArgs {
     /// Then deletes 500 pods a second for so many seconds, kills a tenth of the minions, and resizes all to zero
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     churn: u64,
+    /// Draws what a pod costs at each size into this file
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
     /// Seconds of the look at the cluster at rest
     #[arg(long, default_value_t = 10)]
     idle_seconds: u64,
@@ -84,7 +89,8 @@ const SERIES: [(usize, usize); 4] = [(100, 3_000), (1_000, 30_000), (5_000, 150_
 /// One small size with all that follows, in about a minute.
 pub(crate) fn run_short() -> Result<()> {
     let (store, dir) = (StoreKind::Embedded, PathBuf::from("target"));
-    run(&ScaleArgs { nodes: Some(100), pods: Some(3_000), store, dir, samples: None, churn: 10, idle_seconds: 10 })
+    let (samples, plot) = (None, None);
+    run(&ScaleArgs { nodes: Some(100), pods: Some(3_000), store, dir, samples, plot, churn: 10, idle_seconds: 10 })
 }
 
 /// Takes the figures and prints them.
@@ -96,11 +102,19 @@ pub(crate) fn run(args: &ScaleArgs) -> Result<()> {
         _ => SERIES.to_vec(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut points = Vec::new();
     for (nodes, pods) in sizes {
         let figures = runtime.block_on(one(args, nodes, pods))?;
         figures.print();
+        points.push(figures.point());
     }
-    Ok(())
+    if points.len() > 1 {
+        println!("\n| pods | pods/s | master, us a pod | minions, us a pod |\n|---|---|---|---|");
+    }
+    for Point { pods, rate, master_us, minions_us } in points.iter().filter(|_| points.len() > 1) {
+        println!("| {pods} | {rate:.0} | {master_us:.0} | {minions_us:.0} |");
+    }
+    args.plot.as_deref().map_or(Ok(()), |file| plot::write(&points, file))
 }
 
 /// What one size came to.
@@ -334,9 +348,20 @@ fn bytes_in(dir: &std::path::Path) -> Result<u64> {
 }
 
 impl Figures {
+    /// Processor time of one pod, in microseconds.
+    fn each(&self, spent: Duration) -> f64 {
+        spent.as_secs_f64() * 1e6 / self.pods as f64
+    }
+
+    fn point(&self) -> Point {
+        let rate = self.pods as f64 / self.took.as_secs_f64();
+        let (master_us, minions_us) = (self.each(self.master_cpu), self.each(self.minions_cpu));
+        Point { pods: self.pods, master_us, minions_us, rate }
+    }
+
     fn print(&self) {
         let seconds = self.took.as_secs_f64();
-        let each = |spent: Duration| spent.as_secs_f64() * 1e6 / self.pods as f64;
+        let each = |spent| self.each(spent);
         let mb = |bytes: u64| bytes as f64 / 1e6;
         println!("\n{} simulated minions, {} pods", self.nodes, self.pods);
         let line = |what: &str, value: String| println!("  {what:<46} {value}");
