@@ -190,8 +190,12 @@ impl Entry {
         let (stored, other) = (self.stored(), object.to_json());
         let (old, new): (Outline<'_>, Outline<'_>) =
             (serde_json::from_slice(&stored)?, serde_json::from_slice(&other)?);
-        let new = new.status.map_or("{}", RawValue::get).as_bytes();
-        let json = match old.status.map(RawValue::get) {
+        let (old, new) = (old.status.map(RawValue::get), new.status.map(|new| new.get().as_bytes()));
+        if (old, new) == (None, None) {
+            return Ok((stored, self.facts.clone()));
+        }
+        let new = new.unwrap_or(b"{}");
+        let json = match old {
             Some(old) => {
                 let start = (old.as_ptr() as usize).saturating_sub(stored.as_ptr() as usize);
                 [&stored[..start], new, &stored[start + old.len()..]].concat()
@@ -395,4 +399,59 @@ fn load_part(items: &[Stored]) -> Result<Vec<Shelved>, StoreError> {
         part.push((kind, key, Arc::new(entry)));
     }
     Ok(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_api::core::{Node, Pod, Service};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// An object as it would be stored, with and without a status, beside one that only has the status.
+    fn check<T: TypedObject>(spec: &Value, statuses: &[Value]) {
+        let object = |status: &Value, spec: &Value| -> T {
+            let meta = json!({"name": "a", "namespace": "n", "uid": "u", "labels": {"l": "status\":{"}});
+            let mut object = json!({"metadata": meta, "spec": spec});
+            if !status.is_null() {
+                object["status"] = status.clone();
+            }
+            serde_json::from_value(object).unwrap()
+        };
+        for old in statuses {
+            let stored = object(old, spec);
+            let (key, facts) = (Key::of(&stored), Facts::of(&stored));
+            let entry = Entry::new(T::row(), key, 7, &stored.to_json(), facts, EventType::Added);
+            for new in statuses {
+                let (json, facts) = entry.with_status(&object(new, &json!({}))).unwrap();
+                let empty = json!({});
+                let expected = object(if new.is_null() && !old.is_null() { &empty } else { new }, spec);
+                assert_eq!(String::from_utf8(json).unwrap(), String::from_utf8(expected.to_json()).unwrap());
+                assert_eq!(facts, Facts::of(&expected), "{old} -> {new}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_status_in_the_place_of_another_is_what_the_whole_object_would_be() {
+        let ready =
+            |status: &str| json!([{"type": "Ready", "status": status, "lastTransitionTime": "2026-11-26T10:00:00Z"}]);
+        let spec = json!({"nodeName": "n1", "containers": [{"name": "c", "image": "status", "ports": [{"containerPort": 80, "hostPort": 81}],
+            "resources": {"requests": {"cpu": "10m"}}}]});
+        check::<Pod>(
+            &spec,
+            &[
+                Value::Null,
+                json!({}),
+                json!({"phase": "Running", "podIP": "10.0.0.1", "conditions": ready("True")}),
+                json!({"phase": "Failed", "reason": "NodeLost", "message": "\"status\":{}", "conditions": ready("False")}),
+            ],
+        );
+        check::<Node>(&json!({"podCIDR": "10.1.0.0/24"}), &[Value::Null, json!({"conditions": ready("True")})]);
+        let balancer = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.7"}]}});
+        check::<Service>(
+            &json!({"clusterIP": "10.0.0.9", "ports": [{"port": 80}]}),
+            &[json!({"loadBalancer": {}}), balancer],
+        );
+    }
 }

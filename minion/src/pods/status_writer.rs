@@ -70,6 +70,10 @@ impl StatusWriter {
                 self.back_off(now);
             }
             self.stored = Some(Arc::new(status.clone()));
+            // A write whose answer was lost has arrived.
+            if self.stored == self.wanted {
+                (self.failures, self.not_before) = (0, None);
+            }
         }
     }
 
@@ -162,6 +166,17 @@ mod tests {
         writer.see(Some(&status("Running")), NOW);
         writer.want(&status("Running"), NOW);
         assert_eq!(writer.next(NOW), None);
+    }
+
+    #[test]
+    fn a_write_that_arrived_without_an_answer_is_not_repeated_and_is_over() {
+        let mut writer = StatusWriter::default();
+        writer.want(&status("Running"), NOW);
+        writer.next(NOW);
+        writer.sent(&Err(ReportError::Retry("no answer".into())), NOW);
+        assert!(!writer.is_quiet());
+        writer.see(Some(&status("Running")), NOW);
+        assert!(writer.is_quiet() && writer.retry_at().is_none() && writer.next(later(10_000)).is_none());
     }
 
     #[test]

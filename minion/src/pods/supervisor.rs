@@ -175,9 +175,15 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
             }
             RuntimeEvent::Changed { pod_uid, id } => match self.mailbox(&pod_uid) {
                 Some(mailbox) => mailbox.changed(id),
-                // Something is left of a pod that should be gone.
-                None => self.work(pod_uid, None, None),
+                None => self.clear_up(pod_uid),
             },
+        }
+    }
+
+    /// Something is left of a pod that should be gone, unless it is one that can't be read.
+    fn clear_up(&mut self, uid: String) {
+        if !matches!(self.entries.get(&uid), Some(Entry { stage: Stage::Unread, .. })) {
+            self.work(uid, None, None);
         }
     }
 
@@ -262,7 +268,7 @@ impl<R: Runtime, P: Report> Supervisor<R, P> {
         for uid in std::mem::take(&mut self.touched) {
             match self.mailbox(&uid) {
                 Some(mailbox) => mailbox.changed_any(),
-                None => self.work(uid, None, None),
+                None => self.clear_up(uid),
             }
         }
         self.sweep_volumes();
@@ -495,7 +501,7 @@ mod tests {
     use super::*;
     use crate::{
         pods::{Clock, Config, PodEvent, ReportError},
-        runtime::hollow::Hollow,
+        runtime::{ContainerId, hollow::Hollow},
         volumes::Volumes,
     };
 
@@ -552,6 +558,35 @@ mod tests {
     fn pod(uid: &str) -> Wire<Pod> {
         let pod = serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": uid}});
         Wire::receive(pod.to_string().as_bytes()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_cannot_be_read_is_left_alone_until_it_can_or_goes() {
+        let root = tempfile::tempdir().unwrap();
+        let mut supervisor = supervisor(root.path());
+        supervisor.active = true;
+        let pod = |version: &str, containers: &str| {
+            let json = format!(
+                r#"{{"metadata":{{"name":"p","namespace":"n","uid":"u1","resourceVersion":"{version}"}},"spec":{{"containers":{containers}}}}}"#
+            );
+            Arc::new(Wire::receive(json.as_bytes()).unwrap())
+        };
+        let is_unread = |supervisor: &Supervisor<_, _>| matches!(supervisor.entries["u1"].stage, Stage::Unread);
+        supervisor.apply(pod("1", "7"));
+        assert!(supervisor.begin("u1", None).is_none() && is_unread(&supervisor));
+        supervisor.apply(pod("1", "7"));
+        let died = RuntimeEvent::Changed { pod_uid: "u1".into(), id: ContainerId("c1".into()) };
+        supervisor.hear(died).await;
+        assert!(supervisor.workers.is_empty() && is_unread(&supervisor), "what runs of it stays");
+        supervisor.apply(pod("2", "[]"));
+        assert!(supervisor.begin("u1", None).is_some() && !is_unread(&supervisor));
+        supervisor.work("u1".into(), Some(pod("3", "7")), None);
+        assert!(is_unread(&supervisor));
+        supervisor.forget("u1");
+        assert!(
+            matches!(supervisor.entries["u1"], Entry { pod: None, stage: Stage::Work(_), .. }),
+            "its rest is stopped"
+        );
     }
 
     #[tokio::test]

@@ -366,6 +366,10 @@ impl<R: Runtime, P: Report> Worker<R, P> {
             // The echo of a status is no reason to plan, nor to decode it.
             known.wire = Arc::clone(wire);
             self.writer.see(Some(&status), now);
+            // Or someone put back what was written before.
+            if let Some(own) = &mut self.memory.status {
+                self.due |= conditions::take_foreign(own, &status);
+            }
             self.stored = Some(status);
             self.shared.directory.renew(wire);
             return;
@@ -379,6 +383,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
             self.due |= conditions::take_foreign(own, stored);
         }
         self.pod = Some(Arc::clone(pod));
+        self.shared.directory.renew(wire);
         self.known = Some(opened);
     }
 
