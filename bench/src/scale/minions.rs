@@ -58,7 +58,7 @@ impl Minions {
             "--hollow",
             &count.to_string(),
         ]);
-        command.args(["--name", prefix]);
+        command.args(["--name", prefix]).envs(super::ONE_THREAD.iter().copied());
         command.args(["--hollow-pods", &pods_max.to_string(), "--hollow-cpus", "32", "--hollow-memory", "64"]);
         let child = spawn(&mut command, &log)?;
         Ok(Self { pid: child.id(), child: Some(child), count, log })

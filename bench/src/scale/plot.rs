@@ -60,11 +60,10 @@ fn svg(points: &[Point]) -> Result<String, fmt::Error> {
         writeln!(out, r#"<text x="{at:.1}" y="{}" text-anchor="middle">{} pods</text>"#, below + 20.0, point.pods)?;
         writeln!(out, r#"<text x="{at:.1}" y="{}" text-anchor="middle">{:.0}/s</text>"#, below + 36.0, point.rate)?;
     }
-    let series: [(&str, &str, fn(&Point) -> f64); 3] = [
-        ("master and minions", "#444", |p| p.master_us + p.minions_us),
-        ("master", "#06c", |p| p.master_us),
-        ("minions", "#c60", |p| p.minions_us),
-    ];
+    type Value = fn(&Point) -> f64;
+    let all: Value = |p| p.master_us + p.minions_us;
+    let [master, minions]: [Value; 2] = [|p| p.master_us, |p| p.minions_us];
+    let series = [("master and minions", "#444", all), ("master", "#06c", master), ("minions", "#c60", minions)];
     for (row, (name, colour, value)) in (0..).zip(series) {
         let line: Vec<_> = points.iter().map(|p| format!("{:.1},{:.1}", x(p), y(value(p)))).collect();
         writeln!(out, r#"<polyline points="{}" fill="none" stroke="{colour}" stroke-width="2"/>"#, line.join(" "))?;
