@@ -18,6 +18,9 @@ use super::args::{StoreKind, Watched};
 /// How long a server may take to be ready; with a million objects that is a while.
 const READY_LIMIT: Duration = Duration::from_secs(300);
 
+/// How many threads a process of ours has for its tasks.
+pub(crate) const THREADS: &str = "TOKIO_WORKER_THREADS";
+
 /// A process whose costs are measured.
 #[derive(Debug, Clone)]
 pub(crate) struct Process {
@@ -44,7 +47,7 @@ struct Own {
     etcd: Option<(Child, u16)>,
     /// Of the master, besides the usual ones.
     arguments: Vec<String>,
-    environment: &'static [(&'static str, &'static str)],
+    threads: Option<usize>,
     /// Dropped, and thereby removed, after the processes were killed.
     dir: TempDir,
 }
@@ -52,20 +55,15 @@ struct Own {
 impl Subject {
     /// Starts a master with an empty store in a directory of its own below `dir`.
     pub(crate) fn start(store: StoreKind, dir: &Path) -> Result<Self> {
-        Self::start_with(store, dir, &[], &[])
+        Self::start_with(store, dir, &[], None)
     }
 
-    /// The same with more arguments and variables for the master.
-    pub(crate) fn start_with(
-        store: StoreKind,
-        dir: &Path,
-        arguments: &[&str],
-        environment: &'static [(&'static str, &'static str)],
-    ) -> Result<Self> {
+    /// The same with more arguments for the master, and so many threads for its tasks; without, one a core.
+    pub(crate) fn start_with(store: StoreKind, dir: &Path, arguments: &[&str], threads: Option<usize>) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("api-").tempdir_in(dir)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let arguments = arguments.iter().map(|a| (*a).to_owned()).collect();
-        let own = Own { master: None, etcd: None, arguments, environment, dir };
+        let own = Own { master: None, etcd: None, arguments, threads, dir };
         let mut subject = Self { address, processes: Vec::new(), own: Some(own) };
         if store == StoreKind::Etcd {
             subject.start_etcd()?;
@@ -120,7 +118,7 @@ impl Subject {
         let mut command = Command::new(coracle());
         command.arg("master").arg("--data-dir").arg(own.dir.path().join("data"));
         command.args(["--listen", &self.address.to_string()]).args(&own.arguments);
-        command.envs(own.environment.iter().copied());
+        command.envs(own.threads.map(|threads| (THREADS, threads.to_string())));
         if let Some((_, port)) = &own.etcd {
             command.args(["--store", &format!("etcd://127.0.0.1:{port}")]);
         }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use coracle_tests::{coracle, measure};
 
-use crate::api::subject::{kill, spawn};
+use crate::api::subject::{THREADS, kill, spawn};
 
 const JOIN_LIMIT: Duration = Duration::from_secs(300);
 
@@ -38,16 +38,29 @@ pub(super) struct Minions {
 
 impl Minions {
     /// A process of so many.
-    pub(super) fn start(master: SocketAddr, count: usize, pods_max: u32, dir: &Path) -> Result<Self> {
-        Self::start_as(PREFIX, master, count, pods_max, dir)
+    pub(super) fn start(master: SocketAddr, count: usize, pods_max: u32, threads: usize, dir: &Path) -> Result<Self> {
+        Self::start_as(PREFIX, master, count, pods_max, threads, dir)
     }
 
     /// One that is to die.
-    pub(super) fn start_doomed(master: SocketAddr, count: usize, pods_max: u32, dir: &Path) -> Result<Self> {
-        Self::start_as(DOOMED, master, count, pods_max, dir)
+    pub(super) fn start_doomed(
+        master: SocketAddr,
+        count: usize,
+        pods_max: u32,
+        threads: usize,
+        dir: &Path,
+    ) -> Result<Self> {
+        Self::start_as(DOOMED, master, count, pods_max, threads, dir)
     }
 
-    fn start_as(prefix: &str, master: SocketAddr, count: usize, pods_max: u32, dir: &Path) -> Result<Self> {
+    fn start_as(
+        prefix: &str,
+        master: SocketAddr,
+        count: usize,
+        pods_max: u32,
+        threads: usize,
+        dir: &Path,
+    ) -> Result<Self> {
         let log = dir.join(format!("{prefix}.log"));
         // Thousands of hosts stand in one process beside the master's: they give way to it, as hosts of their own would.
         let mut command = Command::new("nice");
@@ -58,7 +71,7 @@ impl Minions {
             "--hollow",
             &count.to_string(),
         ]);
-        command.args(["--name", prefix]).envs(super::ONE_THREAD.iter().copied());
+        command.args(["--name", prefix]).env(THREADS, threads.to_string());
         command.args(["--hollow-pods", &pods_max.to_string(), "--hollow-cpus", "32", "--hollow-memory", "64"]);
         let child = spawn(&mut command, &log)?;
         Ok(Self { pid: child.id(), child: Some(child), count, log })

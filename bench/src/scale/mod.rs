@@ -47,9 +47,6 @@ use samples::Samples;
 const REPLICAS_MAX: usize = 1000;
 /// Where minions get pod networks from, and services their addresses: room for 32,768 minions.
 const RANGES: [&str; 4] = ["--pod-cidr", "10.0.0.0/9", "--service-cidr", "10.128.0.0/16"];
-/// Master and minions get a thread for their tasks each: both want both cores, and tasks that change threads all the
-/// time cost a fifth more.
-const ONE_THREAD: &[(&str, &str)] = &[("TOKIO_WORKER_THREADS", "1")];
 /// How long nothing may happen in a run.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Controllers of a namespace.
@@ -78,6 +75,10 @@ pub(crate) struct ScaleArgs {
     /// Then deletes 500 pods a second for so many seconds, kills a tenth of the minions, and resizes all to zero
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     churn: u64,
+    /// Threads for the tasks of the master, and as many for the minions'. Both want both cores, and tasks that change
+    /// threads all the time cost a fifth more
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
     /// Draws what a pod costs at each size into this file
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
@@ -93,7 +94,8 @@ const SERIES: [(usize, usize); 4] = [(100, 3_000), (1_000, 30_000), (5_000, 150_
 pub(crate) fn run_short() -> Result<()> {
     let (store, dir) = (StoreKind::Embedded, PathBuf::from("target"));
     let (samples, plot) = (None, None);
-    run(&ScaleArgs { nodes: Some(100), pods: Some(3_000), store, dir, samples, plot, churn: 10, idle_seconds: 10 })
+    let (nodes, pods, threads) = (Some(100), Some(3_000), 1);
+    run(&ScaleArgs { nodes, pods, store, dir, samples, threads, plot, churn: 10, idle_seconds: 10 })
 }
 
 /// Takes the figures and prints them.
@@ -160,14 +162,16 @@ struct After {
 }
 
 async fn one(args: &ScaleArgs, nodes: usize, pods: usize) -> Result<Figures> {
-    let subject = Subject::start_with(args.store, &args.dir, &RANGES, ONE_THREAD)?;
+    let subject = Subject::start_with(args.store, &args.dir, &RANGES, Some(args.threads))?;
     let client = Client::new(&format!("http://{}", subject.address))?;
     let per_node = u32::try_from(pods.div_ceil(nodes) * 5 / 4 + 10)?;
     let begun = Instant::now();
     let dir = subject.dir().context("our own")?;
     let mortal = if args.churn > 0 { nodes / 10 } else { 0 };
-    let minions = Minions::start(subject.address, nodes - mortal, per_node, dir)?;
-    let doomed = (mortal > 0).then(|| Minions::start_doomed(subject.address, mortal, per_node, dir)).transpose()?;
+    let minions = Minions::start(subject.address, nodes - mortal, per_node, args.threads, dir)?;
+    let doomed = (mortal > 0)
+        .then(|| Minions::start_doomed(subject.address, mortal, per_node, args.threads, dir))
+        .transpose()?;
     for minions in [Some(&minions), doomed.as_ref()].into_iter().flatten() {
         minions.joined().await?;
     }
@@ -227,6 +231,8 @@ async fn one(args: &ScaleArgs, nodes: usize, pods: usize) -> Result<Figures> {
 /// Waits until all nodes are Ready.
 async fn ready(client: &Client, nodes: usize) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
+    // A list of thousands of nodes is work for the master, which has them to register.
+    let pause = Duration::from_millis(100 + u64::try_from(nodes / 20)?);
     loop {
         let list = client.all::<Node>().list(&ListParams::default()).await?.items;
         let is_ready = |n: &&Node| {
@@ -238,7 +244,7 @@ async fn ready(client: &Client, nodes: usize) -> Result<()> {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "{count} of {nodes} minions are Ready after {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
