@@ -5,8 +5,6 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 N ?= 3
 SEEDS ?= 1000
-NODES ?= 1000
-PODS ?= 30000
 # Always both: with another set of packages what they share would have other features, and be built again.
 BUILD := $(CARGO) build --locked --release --bin coracle --bin coracle-hosts
 
@@ -79,17 +77,17 @@ bench-proxy: ## measures the service proxy beside HAProxy and docker-proxy; some
 	@$(BUILD) --bin coracle-bench
 	@target/release/coracle-bench proxy $(ARGS)
 
-bench-scale: ## measures a master under NODES simulated minions with PODS pods (defaults 1000, 30000)
+bench-scale: ## a master under NODES simulated minions with PODS pods; without, up to a million pods in 9 minutes
 	@scripts/require.sh build
 	@$(BUILD) --bin coracle-bench
-	@target/release/coracle-bench scale --nodes $(NODES) --pods $(PODS) $(ARGS)
+	@target/release/coracle-bench scale $(if $(NODES),--nodes $(NODES)) $(if $(PODS),--pods $(PODS)) $(ARGS)
 
 # Frame pointers, so that stacks are whole; a folder of its own, since they change every crate.
-profile-scale: ## a flame graph of the master in bench-scale's run: target/scale.svg
+profile-scale: ## a flame graph of the master under NODES minions with PODS pods (1000, 30000): target/scale.svg
 	@scripts/require.sh build profile
 	@$(BUILD) --bin coracle-bench
 	@RUSTFLAGS="-C force-frame-pointers=yes" $(CARGO) build --locked --profile profiling --target-dir target/profile --bin coracle
-	@CORACLE=target/profile/profiling/coracle target/release/coracle-bench scale --nodes $(NODES) --pods $(PODS) --samples target/scale.perf $(ARGS)
+	@CORACLE=target/profile/profiling/coracle target/release/coracle-bench scale --nodes $(or $(NODES),1000) --pods $(or $(PODS),30000) --samples target/scale.perf $(ARGS)
 	@scripts/flame-graph.sh target/scale.perf target/scale.svg
 
 bench-schedule: ## measures the scheduler in process; half a minute
