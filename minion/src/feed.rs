@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 /// Changes waiting for a part that is busy; then the watch waits, and the master cuts it off if that
 /// takes long: the reflector lists again.
 pub const QUEUE: usize = 64;
+
 /// Carries every change to all `followers` until cancelled, or until one of them is gone.
 pub async fn run<T: Received>(
     reflector: Reflector<T>,

@@ -48,8 +48,6 @@ pub struct Wire<T> {
 /// Where the parts are that can be told without decoding; empty where the object has none.
 #[derive(Debug, Clone, Default)]
 struct Parts {
-    metadata: Range<u32>,
-    spec: Range<u32>,
     status: Range<u32>,
     uid: Range<u32>,
     version: Range<u32>,
@@ -59,8 +57,6 @@ struct Parts {
 struct Outline<'a> {
     #[serde(borrow)]
     metadata: Option<&'a RawValue>,
-    #[serde(borrow)]
-    spec: Option<&'a RawValue>,
     #[serde(borrow)]
     status: Option<&'a RawValue>,
 }
@@ -75,11 +71,6 @@ struct Identity<'a> {
 }
 
 impl<T> Wire<T> {
-    /// The JSON.
-    pub fn json(&self) -> &[u8] {
-        &self.json
-    }
-
     /// `metadata.uid`; empty if it has none.
     pub fn uid(&self) -> &str {
         std::str::from_utf8(self.part(&self.parts.uid)).unwrap_or_default()
@@ -90,19 +81,18 @@ impl<T> Wire<T> {
         self.part(&self.parts.status)
     }
 
-    /// Whether nothing but the status and the resourceVersion is certain to differ from the other, as it is told:
-    /// one that was written otherwise by the same meaning counts as different.
+    /// Whether both are the same but for the status and the resourceVersion, byte for byte: what means the same and is
+    /// written otherwise counts as different.
     pub fn differs_in_status_only(&self, other: &Self) -> bool {
-        self.part(&self.parts.spec) == other.part(&other.parts.spec) && self.around_version() == other.around_version()
+        self.rest() == other.rest()
     }
 
-    /// The metadata before and after the resourceVersion.
-    fn around_version(&self) -> [&[u8]; 2] {
-        let (Range { start, end }, version) = (self.parts.metadata.clone(), &self.parts.version);
-        match version.is_empty() {
-            true => [self.part(&(start..end)), &[]],
-            false => [self.part(&(start..version.start)), self.part(&(version.end..end))],
-        }
+    /// All but the status and the resourceVersion.
+    fn rest(&self) -> [&[u8]; 3] {
+        let (version, status) = (&self.parts.version, &self.parts.status);
+        let (first, second) = if version.start <= status.start { (version, status) } else { (status, version) };
+        let end = u32::try_from(self.json.len()).unwrap_or(u32::MAX);
+        [0..first.start, first.end..second.start, second.end..end].map(|range| self.part(&range))
     }
 
     fn part(&self, range: &Range<u32>) -> &[u8] {
@@ -138,13 +128,10 @@ impl<T: TypedObject> Received for Wire<T> {
             let range = u32::try_from(start).ok().zip(u32::try_from(start.wrapping_add(text.len())).ok());
             range.filter(|_| !text.is_empty()).map(|(start, end)| start..end).unwrap_or_default()
         };
-        let part = |part: Option<&RawValue>| place(part.map(RawValue::get));
         let metadata = outline.metadata.map_or("{}", RawValue::get);
         let identity: Identity<'_> = serde_json::from_str(metadata).map_err(unreadable)?;
         let parts = Parts {
-            metadata: part(outline.metadata),
-            spec: part(outline.spec),
-            status: part(outline.status),
+            status: place(outline.status.map(RawValue::get)),
             uid: place(identity.uid),
             version: place(identity.resource_version),
         };
@@ -193,5 +180,12 @@ mod tests {
         assert!(!first.differs_in_status_only(&wire(&text("b", "7", "n", "Pending"))));
         assert!(!first.differs_in_status_only(&wire(&text("a", "7", "m", "Pending"))));
         assert!(!first.differs_in_status_only(&wire("{}")));
+        let turned = |version: &str, kind: &str| {
+            wire(&format!(
+                r#"{{"status":{{"phase":"{version}"}},"metadata":{{"resourceVersion":"{version}"}},"kind":"{kind}"}}"#
+            ))
+        };
+        assert!(turned("1", "Pod").differs_in_status_only(&turned("23", "Pod")));
+        assert!(!turned("1", "Pod").differs_in_status_only(&turned("1", "Other")), "what follows counts too");
     }
 }

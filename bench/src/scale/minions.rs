@@ -14,8 +14,10 @@ use crate::api::subject::{THREADS, kill, spawn};
 
 const JOIN_LIMIT: Duration = Duration::from_secs(300);
 
-const PREFIX: &str = "hollow";
-const DOOMED: &str = "doomed";
+/// Of those that stay.
+pub(super) const PREFIX: &str = "hollow";
+/// Of those that are to die.
+pub(super) const DOOMED: &str = "doomed";
 
 /// A minion's node.
 pub(super) fn name_of(number: usize) -> String {
@@ -25,6 +27,18 @@ pub(super) fn name_of(number: usize) -> String {
 /// The node of one that is to die.
 pub(super) fn doomed(number: usize) -> String {
     format!("{DOOMED}-{number:05}")
+}
+
+/// Where minions are, and what they are like.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cluster<'a> {
+    pub(super) master: SocketAddr,
+    /// Pods that each takes.
+    pub(super) pods_max: u32,
+    /// Of each process, for its tasks.
+    pub(super) threads: usize,
+    /// For the log.
+    pub(super) dir: &'a Path,
 }
 
 /// A running process.
@@ -37,30 +51,9 @@ pub(super) struct Minions {
 }
 
 impl Minions {
-    /// A process of so many.
-    pub(super) fn start(master: SocketAddr, count: usize, pods_max: u32, threads: usize, dir: &Path) -> Result<Self> {
-        Self::start_as(PREFIX, master, count, pods_max, threads, dir)
-    }
-
-    /// One that is to die.
-    pub(super) fn start_doomed(
-        master: SocketAddr,
-        count: usize,
-        pods_max: u32,
-        threads: usize,
-        dir: &Path,
-    ) -> Result<Self> {
-        Self::start_as(DOOMED, master, count, pods_max, threads, dir)
-    }
-
-    fn start_as(
-        prefix: &str,
-        master: SocketAddr,
-        count: usize,
-        pods_max: u32,
-        threads: usize,
-        dir: &Path,
-    ) -> Result<Self> {
+    /// A process of so many, whose names begin so.
+    pub(super) fn start(prefix: &str, count: usize, of: &Cluster<'_>) -> Result<Self> {
+        let Cluster { master, pods_max, threads, dir } = *of;
         let log = dir.join(format!("{prefix}.log"));
         // Thousands of hosts stand in one process beside the master's: they give way to it, as hosts of their own would.
         let mut command = Command::new("nice");

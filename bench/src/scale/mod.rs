@@ -38,7 +38,7 @@ use crate::{
     machine,
 };
 use follower::{Follower, Stage};
-use minions::Minions;
+use minions::{Cluster, Minions};
 use plot::Point;
 use prober::Prober;
 use samples::Samples;
@@ -168,10 +168,9 @@ async fn one(args: &ScaleArgs, nodes: usize, pods: usize) -> Result<Figures> {
     let begun = Instant::now();
     let dir = subject.dir().context("our own")?;
     let mortal = if args.churn > 0 { nodes / 10 } else { 0 };
-    let minions = Minions::start(subject.address, nodes - mortal, per_node, args.threads, dir)?;
-    let doomed = (mortal > 0)
-        .then(|| Minions::start_doomed(subject.address, mortal, per_node, args.threads, dir))
-        .transpose()?;
+    let cluster = Cluster { master: subject.address, pods_max: per_node, threads: args.threads, dir };
+    let minions = Minions::start(minions::PREFIX, nodes - mortal, &cluster)?;
+    let doomed = (mortal > 0).then(|| Minions::start(minions::DOOMED, mortal, &cluster)).transpose()?;
     for minions in [Some(&minions), doomed.as_ref()].into_iter().flatten() {
         minions.joined().await?;
     }

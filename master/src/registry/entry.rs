@@ -106,9 +106,7 @@ impl Facts {
             pod: object.downcast_ref().map(|pod| Box::new(PodFacts::of(pod))),
         }
     }
-}
 
-impl Facts {
     /// The same of an object that differs in its status only.
     pub(super) fn with_status(&self, object: &dyn Object) -> Self {
         let field = |(name, known): (&&str, &CompactString)| match name.starts_with("status.") {

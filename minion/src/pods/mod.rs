@@ -1,15 +1,15 @@
 //! Pods on this node: what the master wants × what the engine shows × probe results × now → actions.
 //!
 //! ```text
-//!  Change<Pod> ──┐                      ┌─ execute (runtime, volumes, hooks)
+//!  pods (Wire) ──┐                      ┌─ execute (runtime, volumes, hooks)
 //!  RuntimeEvent ─┼─> worker (one a pod) ┼─ status writer, events (report)
 //!  probe, timer ─┘     plan::plan_pod   └─ probes
 //! ```
 //!
 //! * [`manager`]: [`Manager`] is the entry. `supervisor`: feeds the workers, lists and adopts at
 //!   start, finds orphans.
-//! * `worker`: observes, plans from full state, starts what the plan says, reports. `rest`: what is left of it
-//!   while nothing happens.
+//! * `worker`: observes, plans from full state, starts what the plan says, reports. `mailbox`: what it is told.
+//!   `rest`: what is left of it while nothing happens.
 //! * `plan`, `restart`, `status`, `memory`, `backoff`: pure decisions; no clock, no I/O.
 //! * `container`, `environment`, `expansion`, `naming`: a pod's container → what the engine is asked.
 //! * [`services`]: what containers are told of services. [`traffic`]: which pods services send clients to, so that none is stopped while they do.
@@ -28,6 +28,7 @@ mod discovery;
 pub mod environment;
 mod execute;
 mod expansion;
+mod mailbox;
 pub mod manager;
 pub mod memory;
 pub mod naming;

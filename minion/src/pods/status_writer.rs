@@ -84,7 +84,7 @@ impl StatusWriter {
             return None;
         }
         let status = self.wanted.clone()?;
-        // A status always can be written out, and one that could not would be decoded when it is echoed.
+        // Of strings and numbers only, it always can be written out.
         let json = serde_json::to_vec(&*status).unwrap_or_default().into();
         self.sending = Some(Sent { status: Arc::clone(&status), json });
         Some(status)

@@ -410,6 +410,39 @@ async fn the_flows_to_a_pod_are_forgotten_when_its_network_ends_and_not_before()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_status_that_someone_puts_back_is_no_echo() {
+    let condition = |node: &Node, type_: &str| {
+        let conditions = node.pod("u1")?.status?.conditions?;
+        Some(conditions.into_iter().find(|c| c.type_ == type_)?.status)
+    };
+    let mut node = Node::new();
+    node.start().await;
+    // A pod with a probe is never at rest.
+    let mut container = shell("a", "sleep 600");
+    container["livenessProbe"] = serde_json::json!({"exec": {"command": ["sh", "-c", "exit 0"]}});
+    let mut gated = pod("u1", serde_json::json!([container]));
+    let gate = coracle_api::core::PodReadinessGate { condition_type: "open".into() };
+    gated.spec.as_mut().unwrap().readiness_gates = Some(vec![gate]);
+    node.apply(gated).await;
+    node.until_status("u1", "Running a:ready").await;
+    let shut = node.pod("u1").unwrap();
+    let mut open = shut.clone();
+    let passed = serde_json::from_value(serde_json::json!({"type": "open", "status": "True"})).unwrap();
+    open.status.as_mut().unwrap().conditions.as_mut().unwrap().push(passed);
+    node.apply(open).await;
+    node.until("the gate lets it be ready", |node| condition(node, "Ready").as_deref() == Some("True")).await;
+    node.apply(shut).await;
+    node.hollow.kill(&node.running("a")[0].id);
+    let restarted = |node: &Node| node.running("a").first().is_some_and(|c| c.attempt == 1);
+    node.until("its restart is told", |node| {
+        let told = node.pod("u1").and_then(|p| Some(p.status?.container_statuses?.first()?.restart_count));
+        restarted(node) && told == Some(1)
+    })
+    .await;
+    assert_eq!((condition(&node, "open"), condition(&node, "Ready").as_deref()), (None, Some("False")));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_vanished_is_cleaned_up_too() {
     let mut node = Node::new();
     node.start().await;

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use coracle_api::{
 };
 use jiff::Timestamp;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, mpsc, watch},
+    sync::{OwnedSemaphorePermit, mpsc, watch},
     task::{AbortHandle, Id, JoinError, JoinSet},
     time::Instant,
 };
@@ -27,6 +27,7 @@ use super::{
     backoff::{self, CRASH_DELAY_MAX},
     conditions,
     execute::{self, Job, Shared},
+    mailbox::{Changed, Mailbox, News},
     memory::{PodMemory, Slot},
     naming::uid_of,
     observation::{PodObservation, is_running},
@@ -52,83 +53,6 @@ const RESYNC: Duration = Duration::from_secs(300);
 const VERDICTS_WAITING_MAX: usize = 16;
 /// Who takes longer to start waits for something, and others begin meanwhile.
 const TURN_MAX: Duration = Duration::from_secs(1);
-
-/// How the manager wakes a worker: the newest of each kind of news, no queue.
-#[derive(Debug, Default)]
-pub(super) struct Mailbox {
-    news: Mutex<News>,
-    notify: Notify,
-}
-
-#[derive(Debug, Default)]
-struct News {
-    /// The pod, or that it is gone.
-    pod: Option<Option<Arc<Wire<Pod>>>>,
-    /// Its containers, and when the look at them began.
-    containers: Option<(Instant, Vec<Arc<Container>>)>,
-    changed: Changed,
-}
-
-/// Which of its containers changed.
-#[derive(Debug, Default)]
-enum Changed {
-    #[default]
-    None,
-    /// These; few.
-    Some(Vec<ContainerId>),
-    Any,
-}
-
-/// More than these and it is not remembered which they were.
-const CHANGED_MAX: usize = 8;
-
-impl Changed {
-    fn add(&mut self, id: ContainerId) {
-        match self {
-            Self::None => *self = Self::Some(vec![id]),
-            Self::Some(ids) if ids.contains(&id) => {}
-            Self::Some(ids) if ids.len() < CHANGED_MAX => ids.push(id),
-            Self::Some(_) | Self::Any => *self = Self::Any,
-        }
-    }
-}
-
-impl Mailbox {
-    fn tell(&self, news: impl FnOnce(&mut News)) {
-        news(&mut self.news.lock().unwrap_or_else(PoisonError::into_inner));
-        self.notify.notify_one();
-    }
-
-    /// The pod is now so, or gone.
-    pub(super) fn pod(&self, pod: Option<Arc<Wire<Pod>>>) {
-        self.tell(|news| news.pod = Some(pod));
-    }
-
-    /// Its containers were so when a look that began then ended.
-    pub(super) fn containers(&self, since: Instant, containers: Vec<Arc<Container>>) {
-        self.tell(|news| news.containers = Some((since, containers)));
-    }
-
-    /// One of its containers changed.
-    pub(super) fn changed(&self, id: ContainerId) {
-        self.tell(|news| news.changed.add(id));
-    }
-
-    /// Some of its containers changed.
-    pub(super) fn changed_any(&self) {
-        self.tell(|news| news.changed = Changed::Any);
-    }
-
-    /// Whether there is news that nobody took.
-    pub(super) fn has_news(&self) -> bool {
-        let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        news.pod.is_some() || news.containers.is_some() || !matches!(news.changed, Changed::None)
-    }
-
-    fn take(&self) -> News {
-        std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
 
 /// How a worker came to its end.
 #[derive(Debug)]
@@ -314,7 +238,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ended::Cleared,
-                () = self.mailbox.notify.notified() => {}
+                () = self.mailbox.notified() => {}
                 Some(done) = self.tasks.join_next_with_id() => self.finish(done),
                 Some(verdict) = received(self.verdicts.as_mut()) => self.judge(&verdict),
                 Ok(()) = changed(self.serving.as_mut()), if self.held => self.due = true,
@@ -342,11 +266,12 @@ impl<R: Runtime, P: Report> Worker<R, P> {
             }
             None => {}
         }
-        if match changed {
+        let tells = match changed {
             Changed::None => false,
             Changed::Some(ids) => ids.iter().any(|id| !self.is_expected(id)),
             Changed::Any => true,
-        } {
+        };
+        if tells {
             self.invalidate();
         }
         if let Some((since, containers)) = containers
