@@ -24,6 +24,7 @@ use super::{
     resolver::{self, Resolvers, resolv_conf},
     restart,
     services::ServicesSeen,
+    stopping::Stopping,
 };
 use crate::{
     probes::{self, Target},
@@ -53,6 +54,7 @@ pub(super) struct Shared<R, P> {
     pub(super) volumes: Volumes,
     /// How many pods that a list no longer named are still being stopped.
     pub(super) leaving: watch::Sender<usize>,
+    pub(super) stopping: Stopping,
     pub(super) starts: Semaphore,
     pub(super) restarts: Semaphore,
     pub(super) pulls: Semaphore,
@@ -137,6 +139,10 @@ impl<R: Runtime, P: Report> Step<'_, R, P> {
     }
 
     async fn remove(&self, id: &ContainerId) -> Outcome {
+        // What replaces a container of a pod that stays is waited for.
+        if self.job.pod.as_ref().is_none_or(|pod| pod.metadata.deletion_timestamp.is_some()) {
+            self.shared.stopping.rests().await;
+        }
         if let Some(ip) = self.job.gives_back {
             self.shared.runtime.settle(ip).await;
         }
@@ -371,7 +377,7 @@ impl<R: Runtime, P: Report> Step<'_, R, P> {
             }
             left = grace.saturating_sub(started.elapsed()).max(GRACE_AFTER_HOOK_MIN.min(grace));
         }
-        match self.shared.runtime.stop(id, left).await {
+        match self.shared.stopping.during(self.shared.runtime.stop(id, left)).await {
             Ok(()) | Err(RuntimeError::NotFound(_)) => Outcome::Done,
             Err(e) => {
                 failed("FailedKillPod", format!("container {name} of pod {} can't be stopped: {e}", self.subject()))

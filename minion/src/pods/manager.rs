@@ -24,6 +24,7 @@ use super::{
     observation::PodObservation,
     plan::{Context, PodPlan, plan_pod},
     services::ServicesSeen,
+    stopping::Stopping,
     supervisor::Supervisor,
     traffic::Serving,
 };
@@ -156,6 +157,7 @@ impl Manager {
         let shared = Shared {
             volumes: config.root.as_deref().map_or_else(Volumes::none, Volumes::new),
             leaving: watch::Sender::new(0),
+            stopping: Stopping::default(),
             starts: Semaphore::new(config.starts_max.max(1)),
             restarts: Semaphore::new(RESTARTS_MAX),
             pulls: Semaphore::new(config.pulls_max.max(1)),

@@ -43,6 +43,7 @@ pub mod restart;
 pub mod services;
 pub mod status;
 mod status_writer;
+mod stopping;
 mod supervisor;
 pub mod traffic;
 mod worker;

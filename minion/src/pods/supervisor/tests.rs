@@ -27,6 +27,7 @@ fn supervisor(root: &std::path::Path) -> Supervisor<Hollow, Silent> {
     let shared = Shared {
         volumes: Volumes::new(root),
         leaving: watch::Sender::new(0),
+        stopping: Default::default(),
         starts: Semaphore::new(1),
         restarts: Semaphore::new(1),
         pulls: Semaphore::new(1),
