@@ -24,11 +24,13 @@ in_both_modes!(
     the_other_mode_takes_over_and_cleans_up,
 );
 
-async fn repaired(harm: &str) {
+/// For the node as for pods.
+async fn repaired(site: &Arc<Site>, harm: &str) {
     let took = eventually("the portal answers again", async || {
         // Short: an attempt that came too early tries again after a second only.
-        let knock = |limit| TcpStream::connect_timeout(&WEB.parse().unwrap(), limit);
-        blocking(move || knock(Duration::from_millis(50)).is_ok()).await
+        let knock = || TcpStream::connect_timeout(&WEB.parse().unwrap(), Duration::from_millis(50)).is_ok();
+        let site = site.clone();
+        blocking(move || site.within("h", knock) && site.within("p2", knock)).await
     })
     .await;
     println!("{harm}: repaired in {took:?}");
@@ -49,26 +51,36 @@ fn what_others_flush_is_repaired(mode: ProxyMode) {
                     format!("flush chain ip {table} output"),
                 ] {
                     site.nft("h", &harm);
-                    repaired(&harm).await;
+                    repaired(&site, &harm).await;
                 }
             }
             ProxyMode::Userspace => {
+                let whole = remains(&site).await.1.len();
                 for harm in [
                     format!("ip link del corp-{}", cluster()),
                     format!("ip link set corp-{} down", cluster()),
+                    format!("ip link del corn-{}", cluster()),
+                    format!("ip link set corn-{} down", cluster()),
+                    format!("ip addr flush dev corn-{}", cluster()),
+                    format!("ip rule del to {SERVICE_CIDR}"),
                     format!("ip route del {SERVICE_CIDR} metric 0"),
                     format!("ip -n {namespace} link set eth0 down"),
+                    format!("ip -n {namespace} link set eth1 down"),
+                    format!("ip -n {namespace} route flush dev eth1"),
                     format!("ip -n {namespace} route del default"),
                     format!("ip -n {namespace} route del local {SERVICE_CIDR} table local"),
                 ] {
                     sh(&harm);
-                    repaired(&harm).await;
+                    repaired(&site, &harm).await;
+                    // The node's clients may find a way that is left.
+                    let took = eventually("all is there", async || remains(&site).await.1.len() == whole).await;
+                    assert!(took < Duration::from_secs(2), "{harm}: {took:?}");
                 }
                 sh(&format!("ip netns del {namespace}"));
                 let named = || sh("ip netns list").contains(&namespace);
                 let took = eventually("the namespace has its name again", async || named()).await;
                 assert!(took < Duration::from_secs(2), "{took:?}");
-                repaired("the namespace").await;
+                repaired(&site, "the namespace").await;
             }
         }
         proxy.shutdown().await;
@@ -125,8 +137,10 @@ async fn remains(site: &Arc<Site>) -> (bool, Vec<String>) {
         let table = site.nft("h", "list tables").contains(&id);
         let mut all = Vec::new();
         all.extend(sh("ip netns list").lines().filter(|l| l.contains(&format!("coracle-{id}"))).map(str::to_owned));
-        all.extend(sh("ip -o link").lines().filter(|l| l.contains(&format!("corp-{id}"))).map(str::to_owned));
+        let links = ["corp", "corn"].map(|link| format!("{link}-{id}"));
+        all.extend(sh("ip -o link").lines().filter(|l| links.iter().any(|link| l.contains(link))).map(str::to_owned));
         all.extend(sh("ip route show table all proto 67").lines().map(str::to_owned));
+        all.extend(sh("ip rule").lines().filter(|l| l.contains("proto 67")).map(str::to_owned));
         all.extend(sh(&format!("ip neigh show dev {bridge} nud permanent")).lines().map(str::to_owned));
         (table, all)
     })
@@ -141,8 +155,8 @@ fn removal_leaves_nothing(mode: ProxyMode) {
         master.endpoints("b", &[P1], backend_ports());
         start_proxy(master.address, mode).await.shutdown().await;
         let (table, all) = remains(&site).await;
-        // Name, link, two routes, next hop.
-        let expected = if mode == ProxyMode::Userspace { (false, 5) } else { (true, 0) };
+        // Name, two links, three routes, rule, next hop.
+        let expected = if mode == ProxyMode::Userspace { (false, 8) } else { (true, 0) };
         assert_eq!((table, all.len()), expected, "{all:?}");
         proxy::remove(&cluster()).await.unwrap();
         assert_eq!(remains(&site).await, (false, vec![]));

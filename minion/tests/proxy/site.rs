@@ -86,7 +86,8 @@ impl Site {
         drop(log.with_target(false).with_test_writer().try_init());
         let site = Self { namespaces: Namespaces::new(PREFIX, PARTS, remove_portals), retired: Arc::default() };
         let (h, up, bridge) = (site.ns("h"), site.ns("up"), bridge_name(&cluster()));
-        sh(&format!("ip -n {h} link add {bridge} type bridge"));
+        // Docker gives its bridges one too; without, it changes with the ports that come and go.
+        sh(&format!("ip -n {h} link add {bridge} address 02:42:0a:4d:00:01 type bridge"));
         sh(&format!("ip -n {h} addr add {GATEWAY}/24 dev {bridge}"));
         sh(&format!("ip -n {h} link set {bridge} up"));
         sh(&format!("ip -n {h} route add {SERVICE_CIDR} dev {bridge} src {GATEWAY} metric 1024"));

@@ -123,6 +123,9 @@ fn configure() -> io::Result<()> {
         // Answers take the way that requests come, which keeps connection tracking whole.
         ("conf/all/accept_redirects", "0"),
         ("conf/default/accept_redirects", "0"),
+        // Requests of one client may come by either pair of links, see `links`.
+        ("conf/all/rp_filter", "0"),
+        ("conf/default/rp_filter", "0"),
         // The host knows the way; pods must not find it, see `links`.
         ("conf/all/arp_ignore", "8"),
         // Every refusal is told, not only the first few to each client.
