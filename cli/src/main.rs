@@ -35,6 +35,7 @@ use tokio::runtime::Builder;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    serve::pages::stay_small();
     let mut words = std::env::args_os().map(|a| a.to_string_lossy().into_owned());
     let program = words.next().unwrap_or_else(|| "coracle".to_owned());
     let args: Vec<String> = words.collect();
@@ -60,9 +61,12 @@ fn modern(args: Vec<String>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let builder =
-        if commands::is_server(&cli.command) { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+    let is_server = commands::is_server(&cli.command);
+    let builder = if is_server { Builder::new_multi_thread() } else { Builder::new_current_thread() };
     block_on(builder, async {
+        if is_server {
+            tokio::spawn(serve::pages::follow_growth());
+        }
         match commands::run(cli).await {
             Ok(()) => 0,
             Err(failure) => {

@@ -2,6 +2,7 @@
 //! removal of all traces. The verbs in [`crate::commands`] only call it.
 
 mod hollow;
+pub(crate) mod pages;
 mod process;
 mod reset;
 mod restore;
