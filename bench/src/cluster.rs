@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use coracle_tests::{Cluster, coracle, measure};
+use coracle_tests::{Cluster, coracle, docker::docker, measure};
 
-use crate::machine;
+use crate::table::Row;
 
 /// Which figures to take.
 #[derive(Debug, Clone, Copy)]
@@ -27,53 +27,40 @@ impl Figures {
     pub(crate) const IDLE: Self = Self { idle: true, ..Self::NONE };
 }
 
-/// Takes the figures and prints them.
-pub(crate) fn run(figures: Figures, rounds: usize) -> Result<()> {
-    let engine = coracle_tests::docker::docker(&["version", "--format", "{{.Server.Version}}"])?;
-    println!("machine: {}, Docker {engine}", machine::describe()?);
-    println!("binary:  {} ({:.1} MB)\n", coracle().display(), std::fs::metadata(coracle())?.len() as f64 / 1e6);
+/// Takes the figures.
+pub(crate) fn rows(figures: Figures, rounds: usize) -> Result<Vec<Row>> {
+    let engine = docker(&["version", "--format", "{{.Server.Version}}"])?;
+    let mut rows = vec![Row::new("Docker Engine", engine)];
+    rows.push(Row::new("binary", format!("{:.1} MB", std::fs::metadata(coracle())?.len() as f64 / 1e6)));
     if figures.start {
-        start(rounds)?;
+        rows.extend(start(rounds)?);
     }
     if figures.heal {
-        heal(rounds)?;
+        rows.push(heal(rounds)?);
     }
     if figures.idle {
-        idle()?;
+        rows.extend(idle()?);
     }
-    Ok(())
+    Ok(rows)
 }
 
-/// The median of some times, with their range.
-pub(crate) fn row(what: &str, times: &[Duration]) {
-    let mut sorted = times.to_vec();
-    sorted.sort_unstable();
-    let ms = |t: Option<&Duration>| t.map_or(0.0, |t| t.as_secs_f64() * 1e3);
-    let (low, high) = (ms(sorted.first()), ms(sorted.last()));
-    println!("{what:<64} {:>8.0} ms  ({low:.0}-{high:.0}, n={})", ms(Some(&measure::median(times))), times.len());
-}
-
-fn start(rounds: usize) -> Result<()> {
+fn start(rounds: usize) -> Result<[Row; 2]> {
     let times = (0..rounds.min(10)).map(|_| measure::start_times()).collect::<Result<Vec<_>>>()?;
     let (ready, pod): (Vec<_>, Vec<_>) = times.into_iter().unzip();
-    row("process start to /readyz", &ready);
-    row("process start to the first pod Running", &pod);
-    Ok(())
+    Ok([Row::times("process start to /readyz", &ready), Row::times("process start to the first pod Running", &pod)])
 }
 
-fn heal(rounds: usize) -> Result<()> {
+fn heal(rounds: usize) -> Result<Row> {
     let (ours, dockers) = measure::healing(rounds)?;
-    row("kill to the new container running", &ours);
-    row("kill to running again, docker run --restart=always", &dockers);
-    let ratio = measure::median(&ours).as_secs_f64() / measure::median(&dockers).as_secs_f64();
-    println!("{:<64} {ratio:>8.2}", "ratio");
-    Ok(())
+    let row = Row::times("container killed, to the new one running", &ours);
+    Ok(row.beside("docker run --restart=always", &ours, &dockers))
 }
 
-fn idle() -> Result<()> {
+fn idle() -> Result<[Row; 2]> {
     let cluster = Cluster::start()?;
     let (bytes, share) = measure::idle_cost(cluster.pid().context("not running")?, Duration::from_secs(60))?;
-    println!("{:<64} {:>8.1} MB", "resident, idle for 60 s", bytes as f64 / 1e6);
-    println!("{:<64} {:>8.2} % of a core", "processor, idle", share * 100.0);
-    Ok(())
+    Ok([
+        Row::new("resident, idle for 60 s", format!("{:.1} MB", bytes as f64 / 1e6)),
+        Row::new("processor, idle", format!("{:.2} % of a core", share * 100.0)),
+    ])
 }

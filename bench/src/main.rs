@@ -10,6 +10,7 @@ mod proxy;
 mod scale;
 mod schedule;
 mod store;
+mod table;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -68,17 +69,25 @@ fn main() -> Result<()> {
         What::Proxy(args) => proxy::run(&args),
         What::Plane(args) => proxy::run_plane(&args),
         What::Names => proxy::serve_names(),
-        What::Peers => peers::run(cli.rounds),
+        What::Peers => run(|| peers::rows(cli.rounds)),
         What::Scale(args) => scale::run(&args),
         What::Schedule(args) => schedule::run(&args),
         What::Store(args) => store::run(&args),
-        What::All => {
-            cluster::run(cluster::Figures::ALL, cli.rounds)?;
-            peers::run(cli.rounds.min(PEERS_ROUNDS))?;
-            scale::run_short()
-        }
-        What::Start => cluster::run(cluster::Figures::START, cli.rounds),
-        What::Idle => cluster::run(cluster::Figures::IDLE, cli.rounds),
-        What::Heal => cluster::run(cluster::Figures::HEAL, cli.rounds),
+        What::All => run(|| {
+            let mut rows = cluster::rows(cluster::Figures::ALL, cli.rounds)?;
+            rows.extend(peers::rows(cli.rounds.min(PEERS_ROUNDS))?);
+            rows.extend(scale::rows_of_short()?);
+            Ok(rows)
+        }),
+        What::Start => run(|| cluster::rows(cluster::Figures::START, cli.rounds)),
+        What::Idle => run(|| cluster::rows(cluster::Figures::IDLE, cli.rounds)),
+        What::Heal => run(|| cluster::rows(cluster::Figures::HEAL, cli.rounds)),
     }
+}
+
+/// Measures, and prints one table.
+fn run(measure: impl FnOnce() -> Result<Vec<table::Row>>) -> Result<()> {
+    println!("machine: {}, load {}\n", machine::describe()?, machine::load()?);
+    table::print(&measure()?);
+    Ok(())
 }

@@ -12,10 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use coracle_tests::{Cluster, docker::docker, http, measure};
+use coracle_tests::{Cluster, docker::docker, http};
 use serde_json::{Value, json};
 
-use crate::{cluster::row, machine};
+use crate::table::Row;
 
 const ENGINE: &str = "/var/run/docker.sock";
 const IMAGE: &str = "coracle/busybox:1";
@@ -33,9 +33,8 @@ enum Side {
     Coracle(Box<Cluster>),
 }
 
-/// Takes the figures and prints them.
-pub(crate) fn run(rounds: usize) -> Result<()> {
-    println!("machine: {}, load {}", machine::describe()?, machine::load()?);
+/// Takes the figures.
+pub(crate) fn rows(rounds: usize) -> Result<Vec<Row>> {
     let _swarm = Swarm::begin()?;
     let sides = [Side::Coracle(Box::new(Cluster::start()?)), Side::Swarm];
     let mut times: [[Vec<Duration>; 4]; 2] = Default::default();
@@ -59,13 +58,8 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
     let names = ["one replica, created to started", "container killed, to its successor started"];
     let scales = [format!("1 to {REPLICAS} replicas, all started"), format!("{REPLICAS} to 1, all ended")];
     let [ours, theirs] = times;
-    for ((what, ours), theirs) in names.map(str::to_owned).into_iter().chain(scales).zip(ours).zip(theirs) {
-        row(&format!("{what}: Coracle"), &ours);
-        row(&format!("{what}: Swarm"), &theirs);
-        let ratio = measure::median(&ours).as_secs_f64() / measure::median(&theirs).as_secs_f64();
-        println!("{:<64} {ratio:>8.2}", "ratio");
-    }
-    Ok(())
+    let measured = names.map(str::to_owned).into_iter().chain(scales).zip(ours.iter().zip(&theirs));
+    Ok(measured.map(|(what, (ours, theirs))| Row::times(what, ours).beside("Docker Swarm", ours, theirs)).collect())
 }
 
 impl Side {

@@ -29,8 +29,10 @@ pub(crate) struct ApiArgs {
     #[arg(long, value_enum, default_value = "embedded", conflicts_with = "url")]
     pub(crate) store: StoreKind,
     /// Measure this Kubernetes API server instead of a master of our own.
-    #[arg(long, value_name = "http://HOST:PORT")]
+    #[arg(long, value_name = "http[s]://HOST:PORT")]
     pub(crate) url: Option<String>,
+    #[command(flatten)]
+    pub(crate) access: Access,
     /// A process of the server at --url whose costs count; may be repeated.
     #[arg(long, value_name = "NAME=PID", requires = "url", value_parser = watched)]
     pub(crate) process: Vec<Watched>,
@@ -55,6 +57,26 @@ pub(crate) struct ApiArgs {
     /// Also write the figures to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+}
+
+/// Whom to trust at --url, and who asks.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Access {
+    /// The CAs that the server's certificate may be of, in PEM form; https:// needs it, or --insecure.
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Accept any certificate of the server.
+    #[arg(long, requires = "url", conflicts_with = "ca")]
+    pub(crate) insecure: bool,
+    /// A bearer token, which goes with every request.
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// This client's certificate, with those between it and its CA, in PEM form.
+    #[arg(long, value_name = "FILE", requires = "url", requires = "client_key")]
+    pub(crate) client_cert: Option<PathBuf>,
+    /// Its key, in PEM form.
+    #[arg(long, value_name = "FILE", requires = "url", requires = "client_cert")]
+    pub(crate) client_key: Option<PathBuf>,
 }
 
 /// Other things that this program does for the measurement.
@@ -175,6 +197,10 @@ mod tests {
         assert_eq!(args.process[1], Watched { name: "etcd".into(), pid: 13 });
         assert!(args.wants(Workload::Get) && !args.wants(Workload::Watch));
         assert!(matches!(parse("raw-server").unwrap().part, Some(Part::RawServer)));
+        let access = parse("--url https://h:1 --ca a --token-file t --client-cert c --client-key k").unwrap().access;
+        let files = [access.ca, access.token_file, access.client_cert, access.client_key];
+        assert_eq!(files, ["a", "t", "c", "k"].map(|file| Some(PathBuf::from(file))));
+        assert!(!access.insecure && parse("--url https://h:1 --insecure").unwrap().access.insecure);
         for bad in [
             "--store etcd --url http://127.0.0.1:1",
             "--process a=1",
@@ -184,6 +210,13 @@ mod tests {
             "--objects x",
             "--only nothing",
             "--objects 1 raw-server",
+            "--ca a",
+            "--insecure",
+            "--token-file t",
+            "--client-cert c --client-key k",
+            "--url https://h:1 --client-cert c",
+            "--url https://h:1 --client-key k",
+            "--url https://h:1 --ca a --insecure",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }

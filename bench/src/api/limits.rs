@@ -14,6 +14,7 @@ use super::{
     raw_server::RawServer,
     report::{Report, Row},
     subject::Subject,
+    target::Target,
     usage::Cost,
     wire,
 };
@@ -83,11 +84,11 @@ impl Work for Fixed {
 /// Bare hyper answering with 1 KB, to GET and to POST of 1 KB.
 pub(super) async fn hyper(report: &mut Report, connections: &[usize], time: Duration) -> Result<()> {
     let raw = RawServer::start()?;
-    let subject = Subject::running(raw.address, vec![raw.process()]);
-    let host = subject.host();
+    let subject = Subject::running(Target::plain(raw.address), vec![raw.process()]);
+    let headers = subject.headers();
     let (mut get, mut post) = (Vec::new(), Vec::new());
-    wire::request(&mut get, "GET", "/1024", &host);
-    wire::request_with(&mut post, "POST", "/1024", &host, "application/json", &[b'x'; 1024]);
+    wire::request(&mut get, "GET", "/1024", &headers);
+    wire::request_with(&mut post, "POST", "/1024", &headers, "application/json", &[b'x'; 1024]);
     for (what, request, status) in [("bare hyper: GET 1 KB", get, 200), ("bare hyper: POST 1 KB", post, 201)] {
         for count in connections.iter().copied() {
             let works = (0..count).map(|_| Fixed { request: request.clone(), status }).collect();

@@ -12,6 +12,7 @@ use super::{
     report::{Report, Row},
     scan,
     subject::Subject,
+    target::Target,
     wire,
 };
 
@@ -23,7 +24,7 @@ const STATIC_TIME: Duration = Duration::from_secs(1);
 /// One kind of list, over and over.
 #[derive(Debug)]
 struct List {
-    host: String,
+    headers: String,
     path: String,
     /// Where the next page starts.
     token: Option<String>,
@@ -33,9 +34,9 @@ impl Work for List {
     fn next(&mut self, request: &mut Vec<u8>) -> bool {
         match self.token.take() {
             Some(token) => {
-                wire::request(request, "GET", &format!("{}&continue={}", self.path, escaped(&token)), &self.host);
+                wire::request(request, "GET", &format!("{}&continue={}", self.path, escaped(&token)), &self.headers);
             }
-            None => wire::request(request, "GET", &self.path, &self.host),
+            None => wire::request(request, "GET", &self.path, &self.headers),
         }
         true
     }
@@ -62,7 +63,7 @@ pub(super) async fn measure(
     let listed = objects.min(NAMESPACE_PODS);
     let path = collection(&pods::namespace(0));
     let raw = RawServer::start()?;
-    let static_bytes = Subject::running(raw.address, vec![raw.process()]);
+    let static_bytes = Subject::running(Target::plain(raw.address), vec![raw.process()]);
     for (what, query, each) in [
         (format!("list {listed}"), "?resourceVersion=0".to_owned(), listed),
         (format!("list pages of {PAGE}"), format!("?limit={PAGE}"), PAGE.min(listed)),
@@ -73,11 +74,11 @@ pub(super) async fn measure(
         ),
     ] {
         for count in connections.iter().copied() {
-            let list = |_| List { host: subject.host(), path: format!("{path}{query}"), token: None };
+            let list = |_| List { headers: subject.headers(), path: format!("{path}{query}"), token: None };
             let (_, row) = load::run(subject, (0..count).map(list).collect(), time).await?;
             let (ours, size) = (row.clone(), row.bytes / row.count.max(1));
             report.row(what.clone(), objects, row);
-            let same = |_| List { host: static_bytes.host(), path: format!("/{size}"), token: None };
+            let same = |_| List { headers: static_bytes.headers(), path: format!("/{size}"), token: None };
             let (_, row) = load::run(&static_bytes, (0..count).map(same).collect(), time.min(STATIC_TIME)).await?;
             let what = format!("{what}, {each} pods each, {count} connections, {objects} pods");
             report.ratio(format!("{what}: share of static bytes"), ours.bytes_per_second() / row.bytes_per_second());
@@ -101,7 +102,7 @@ mod tests {
 
     #[test]
     fn pages_follow_each_other_and_begin_again() {
-        let mut list = List { host: "h".into(), path: "/p?limit=2".into(), token: None };
+        let mut list = List { headers: String::new(), path: "/p?limit=2".into(), token: None };
         let mut next = |answer: &str| {
             let mut request = Vec::new();
             assert!(list.next(&mut request));

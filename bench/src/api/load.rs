@@ -44,7 +44,7 @@ pub(super) struct Tally {
 /// with a row that still lacks its name.
 pub(super) async fn run<W: Work>(subject: &Subject, works: Vec<W>, time: Duration) -> Result<(Vec<W>, Row)> {
     let count = works.len();
-    let connections = try_join_all(works.iter().map(|_| Connection::open(subject.address))).await?;
+    let connections = try_join_all(works.iter().map(|_| Connection::open(&subject.target))).await?;
     let tally = RefCell::new(Tally::default());
     let before = Usage::now(subject)?;
     let started = Instant::now();
@@ -84,7 +84,27 @@ fn check(expected: u16, answer: Answer, request: &[u8], connection: &Connection)
         "answered with {} instead of {expected}: {}\nto: {}",
         answer.status,
         text(connection.start_of_body()),
-        text(request)
+        text(without_headers(&String::from_utf8_lossy(request)).as_bytes())
     );
     Ok(())
+}
+
+/// A request's first line and its body: a header may hold a token, which no error shows.
+fn without_headers(request: &str) -> String {
+    let (head, body) = request.split_once("\r\n\r\n").unwrap_or((request, ""));
+    format!("{}\n{body}", head.lines().next().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::wire;
+
+    #[test]
+    fn an_error_shows_a_request_without_its_token() {
+        let mut request = Vec::new();
+        wire::request_with(&mut request, "PUT", "/p", "Authorization: Bearer t\r\n", "application/json", b"{}");
+        assert_eq!(without_headers(std::str::from_utf8(&request).unwrap()), "PUT /p HTTP/1.1\n{}");
+        assert_eq!(without_headers("GET /p HTTP/1.1\r\nAuthorization: Bea"), "GET /p HTTP/1.1\n");
+    }
 }

@@ -18,20 +18,20 @@ pub(super) struct Minion {
 impl Minion {
     /// Creates its Node.
     pub(super) async fn join(subject: &Subject) -> Result<Self> {
-        let (mut connection, host) = (Connection::open(subject.address).await?, subject.host());
+        let (mut connection, headers) = (Connection::open(&subject.target).await?, subject.headers());
         let mut request = Vec::new();
-        wire::request(&mut request, "GET", "/coracle/v1/cluster", &host);
+        wire::request(&mut request, "GET", "/coracle/v1/cluster", &headers);
         if connection.exchange(&request).await?.status != 200 {
             return Ok(Self { beats: None });
         }
         let node = format!(r#"{{"kind":"Node","apiVersion":"v1","metadata":{{"name":"{NODE}"}}}}"#);
         request.clear();
-        wire::request_with(&mut request, "POST", "/api/v1/nodes", &host, "application/json", node.as_bytes());
+        wire::request_with(&mut request, "POST", "/api/v1/nodes", &headers, "application/json", node.as_bytes());
         let status = connection.exchange(&request).await?.status;
         ensure!(matches!(status, 201 | 409), "creating the Node {NODE}: {status}");
         request.clear();
         let (path, body) = (format!("/coracle/v1/nodes/{NODE}/heartbeat"), br#"{"ready":true,"reason":"Bench"}"#);
-        wire::request_with(&mut request, "PUT", &path, &host, "application/json", body);
+        wire::request_with(&mut request, "PUT", &path, &headers, "application/json", body);
         ensure!(connection.exchange(&request).await?.status == 200, "the master does not take beats");
         Ok(Self { beats: Some((connection, request)) })
     }

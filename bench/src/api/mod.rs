@@ -1,4 +1,4 @@
-//! `coracle-bench api`: the master, or any Kubernetes API server, over real HTTP.
+//! `coracle-bench api`: the master, or any Kubernetes API server, over real HTTP or HTTPS.
 //!
 //! The server is a process of its own with its data on a disk; this process is the load. It shares
 //! the machine with the server, so it does as little as it can: one thread, requests as bytes,
@@ -22,6 +22,8 @@ mod report;
 mod scan;
 pub(crate) mod subject;
 mod suite;
+pub(crate) mod target;
+mod tls;
 pub(crate) mod usage;
 mod watch;
 pub(crate) mod wire;

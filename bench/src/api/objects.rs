@@ -33,8 +33,8 @@ pub(super) fn shares(range: Range<u64>, connections: usize) -> Vec<Range<u64>> {
 /// Creates pods in the order of their numbers.
 #[derive(Debug)]
 pub(super) struct Create {
-    /// The server.
-    pub(super) host: String,
+    /// Header lines of each request.
+    pub(super) headers: String,
     /// The numbers that are left.
     pub(super) left: Range<u64>,
     body: Vec<u8>,
@@ -42,8 +42,8 @@ pub(super) struct Create {
 
 impl Create {
     /// Creates the pods with these numbers.
-    pub(super) fn new(host: &str, numbers: Range<u64>) -> Self {
-        Self { host: host.into(), left: numbers, body: Vec::new() }
+    pub(super) fn new(headers: &str, numbers: Range<u64>) -> Self {
+        Self { headers: headers.into(), left: numbers, body: Vec::new() }
     }
 }
 
@@ -53,7 +53,7 @@ impl Work for Create {
         let namespace = Pod(number).namespace();
         self.body.clear();
         write_json(&mut self.body, &namespace, &Pod(number).name(), number, "0-0");
-        wire::request_with(request, "POST", &collection(&namespace), &self.host, JSON, &self.body);
+        wire::request_with(request, "POST", &collection(&namespace), &self.headers, JSON, &self.body);
         true
     }
     fn expects(&self) -> u16 {
@@ -64,8 +64,8 @@ impl Work for Create {
 /// Removes pods at once.
 #[derive(Debug)]
 pub(super) struct Delete {
-    /// The server.
-    pub(super) host: String,
+    /// Header lines of each request.
+    pub(super) headers: String,
     /// The numbers that are left.
     pub(super) left: Range<u64>,
 }
@@ -73,7 +73,7 @@ pub(super) struct Delete {
 impl Work for Delete {
     fn next(&mut self, request: &mut Vec<u8>) -> bool {
         let Some(number) = self.left.next() else { return false };
-        wire::request(request, "DELETE", &(path(Pod(number)) + "?gracePeriodSeconds=0"), &self.host);
+        wire::request(request, "DELETE", &(path(Pod(number)) + "?gracePeriodSeconds=0"), &self.headers);
         true
     }
     fn expects(&self) -> u16 {
@@ -84,8 +84,8 @@ impl Work for Delete {
 /// Reads pods in an order that no cache likes.
 #[derive(Debug)]
 pub(super) struct Get {
-    /// The server.
-    pub(super) host: String,
+    /// Header lines of each request.
+    pub(super) headers: String,
     /// Numbers to read.
     pub(super) pods: Range<u64>,
     /// Which one is next; any number.
@@ -94,7 +94,7 @@ pub(super) struct Get {
 
 impl Work for Get {
     fn next(&mut self, request: &mut Vec<u8>) -> bool {
-        wire::request(request, "GET", &path(Pod(scattered(&self.pods, &mut self.at))), &self.host);
+        wire::request(request, "GET", &path(Pod(scattered(&self.pods, &mut self.at))), &self.headers);
         true
     }
     fn expects(&self) -> u16 {
@@ -125,7 +125,7 @@ impl Way {
 /// Changes the label `seq` of pods.
 #[derive(Debug)]
 pub(super) struct Update {
-    host: String,
+    headers: String,
     way: Way,
     pods: Range<u64>,
     at: u64,
@@ -137,8 +137,8 @@ pub(super) struct Update {
 
 impl Update {
     /// Changes pods of `pods`, which are no one else's.
-    pub(super) fn new(host: &str, way: Way, pods: Range<u64>, seed: u64) -> Self {
-        Self { host: host.into(), way, at: seed, count: seed, pods, body: Vec::new(), versions: VecDeque::new() }
+    pub(super) fn new(headers: &str, way: Way, pods: Range<u64>, seed: u64) -> Self {
+        Self { headers: headers.into(), way, at: seed, count: seed, pods, body: Vec::new(), versions: VecDeque::new() }
     }
 
     /// Reads the versions that a conditional patch needs.
@@ -148,7 +148,7 @@ impl Update {
         }
         for number in self.pods.clone().take(REMEMBERED) {
             let mut request = Vec::new();
-            wire::request(&mut request, "GET", &path(Pod(number)), &self.host);
+            wire::request(&mut request, "GET", &path(Pod(number)), &self.headers);
             connection.exchange(&request).await?;
             let version = scan::version(connection.start_of_body()).context("a pod without resourceVersion")?;
             self.versions.push_back((number, version));
@@ -176,7 +176,7 @@ impl Work for Update {
             let _ = write!(self.body, r#"{{"metadata":{{{version}"labels":{{"seq":"0-{count}"}}}}}}"#);
         }
         let (method, media) = if self.way == Way::Put { ("PUT", JSON) } else { ("PATCH", MERGE_PATCH) };
-        wire::request_with(request, method, &path(pod), &self.host, media, &self.body);
+        wire::request_with(request, method, &path(pod), &self.headers, media, &self.body);
         true
     }
     fn expects(&self) -> u16 {
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_conditional_patch_names_the_version_of_the_answer_before() {
-        let mut work = Update::new("h", Way::PatchVersion, 0..1, 0);
+        let mut work = Update::new("", Way::PatchVersion, 0..1, 0);
         work.versions.push_back((0, 7));
         for expected in ["\"resourceVersion\":\"7\"", "\"resourceVersion\":\"8\""] {
             let mut request = Vec::new();

@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -13,7 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 use coracle_tests::{coracle, http, measure};
 use tempfile::TempDir;
 
-use super::args::{StoreKind, Watched};
+use super::{
+    args::{StoreKind, Watched},
+    target::Target,
+};
 
 /// How long a server may take to be ready; with a million objects that is a while.
 const READY_LIMIT: Duration = Duration::from_secs(300);
@@ -34,7 +37,7 @@ pub(crate) struct Process {
 #[derive(Debug)]
 pub(crate) struct Subject {
     /// Where it answers.
-    pub(crate) address: SocketAddr,
+    pub(crate) target: Target,
     /// Its processes. None for a foreign server whose processes were not named.
     pub(crate) processes: Vec<Process>,
     own: Option<Own>,
@@ -61,10 +64,10 @@ impl Subject {
     /// The same with more arguments for the master, and so many threads for its tasks; without, one a core.
     pub(crate) fn start_with(store: StoreKind, dir: &Path, arguments: &[&str], threads: Option<usize>) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("api-").tempdir_in(dir)?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let target = Target::plain(SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)));
         let arguments = arguments.iter().map(|a| (*a).to_owned()).collect();
         let own = Own { master: None, etcd: None, arguments, threads, dir };
-        let mut subject = Self { address, processes: Vec::new(), own: Some(own) };
+        let mut subject = Self { target, processes: Vec::new(), own: Some(own) };
         if store == StoreKind::Etcd {
             subject.start_etcd()?;
         }
@@ -73,24 +76,19 @@ impl Subject {
     }
 
     /// A server that runs already.
-    pub(crate) fn at(url: &str, processes: &[Watched]) -> Result<Self> {
-        let rest = url.strip_prefix("http://").with_context(|| format!("--url {url}: only http:// is measured"))?;
-        let host = rest.trim_end_matches('/');
-        let mut found = host.to_socket_addrs().with_context(|| format!("--url {url}: expected http://HOST:PORT"))?;
-        let address = found.find(|a| a.ip().is_loopback());
-        let address = address.with_context(|| format!("--url {url}: only servers of this machine are measured"))?;
+    pub(crate) fn at(target: Target, processes: &[Watched]) -> Self {
         let processes = processes.iter().map(|w| Process { name: w.name.clone(), pid: w.pid }).collect();
-        Ok(Self::running(address, processes))
+        Self::running(target, processes)
     }
 
     /// A server that somebody else started and stops.
-    pub(crate) fn running(address: SocketAddr, processes: Vec<Process>) -> Self {
-        Self { address, processes, own: None }
+    pub(crate) fn running(target: Target, processes: Vec<Process>) -> Self {
+        Self { target, processes, own: None }
     }
 
-    /// The host header of requests.
-    pub(crate) fn host(&self) -> String {
-        self.address.to_string()
+    /// The header lines of each request.
+    pub(crate) fn headers(&self) -> String {
+        self.target.headers.clone()
     }
 
     /// Where a server of our own keeps its files.
@@ -117,7 +115,7 @@ impl Subject {
         let log = own.dir.path().join("master.log");
         let mut command = Command::new(coracle());
         command.arg("master").arg("--data-dir").arg(own.dir.path().join("data"));
-        command.args(["--listen", &self.address.to_string()]).args(&own.arguments);
+        command.args(["--listen", &self.target.address.to_string()]).args(&own.arguments);
         command.envs(own.threads.map(|threads| (THREADS, threads.to_string())));
         if let Some((_, port)) = &own.etcd {
             command.args(["--store", &format!("etcd://127.0.0.1:{port}")]);
@@ -129,7 +127,7 @@ impl Subject {
         self.processes.retain(|p| p.name != "master");
         self.processes.insert(0, Process { name: "master".into(), pid });
         let child = own.master.as_mut().context("the master was just started")?;
-        wait_ready(child, &log, || http::get_status(self.address, "/readyz") == Some(200))?;
+        wait_ready(child, &log, || http::get_status(self.target.address, "/readyz") == Some(200))?;
         Ok(begun.elapsed())
     }
 

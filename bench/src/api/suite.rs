@@ -13,6 +13,7 @@ use super::{
     pods::{self, SPARE},
     report::Report,
     subject::Subject,
+    target::Target,
     watch, wire,
 };
 use crate::machine;
@@ -50,13 +51,14 @@ pub(super) async fn run(args: &ApiArgs) -> Result<()> {
 }
 
 async fn measure(args: &ApiArgs, dir: &std::path::Path, report: &mut Report) -> Result<()> {
+    let target = args.url.as_ref().map(|url| Target::at(url, &args.access)).transpose()?;
     if args.wants(Workload::Limits) {
         limits::memory(report);
         limits::disk(report, dir, args.time())?;
         limits::hyper(report, &args.connections, args.time()).await?;
     }
-    let subject = || match &args.url {
-        Some(url) => Subject::at(url, &args.process),
+    let subject = || match &target {
+        Some(target) => Ok(Subject::at(target.clone(), &args.process)),
         None => Subject::start(args.store, dir),
     };
     if args.url.is_some() && args.process.is_empty() {
@@ -159,8 +161,8 @@ impl Suite<'_> {
     /// Creates pods until there are so many.
     async fn fill(&mut self, level: u64) -> Result<()> {
         self.make_namespaces(pods::namespaces(level)).await?;
-        let host = self.subject.host();
-        let works = shares(self.pods..level, FILL_CONNECTIONS).into_iter().map(|share| Create::new(&host, share));
+        let headers = self.subject.headers();
+        let works = shares(self.pods..level, FILL_CONNECTIONS).into_iter().map(|share| Create::new(&headers, share));
         let time = FILL_TIME_EACH * u32::try_from(level - self.pods)? + Duration::from_secs(10);
         let (works, row) = load::run(&self.subject, works.collect(), time).await?;
         ensure!(works.iter().all(|w| w.left.is_empty()), "{level} pods were not created within {time:?}");
@@ -170,12 +172,12 @@ impl Suite<'_> {
     }
 
     async fn make_namespaces(&mut self, wanted: Range<u64>) -> Result<()> {
-        let mut connection = Connection::open(self.subject.address).await?;
+        let mut connection = Connection::open(&self.subject.target).await?;
         for number in wanted {
             let name = pods::namespace(number);
             let body = format!(r#"{{"kind":"Namespace","apiVersion":"v1","metadata":{{"name":"{name}"}}}}"#);
-            let (mut request, host) = (Vec::new(), self.subject.host());
-            wire::request_with(&mut request, "POST", "/api/v1/namespaces", &host, "application/json", body.as_bytes());
+            let (mut request, path, headers) = (Vec::new(), "/api/v1/namespaces", self.subject.headers());
+            wire::request_with(&mut request, "POST", path, &headers, "application/json", body.as_bytes());
             let status = connection.exchange(&request).await?.status;
             ensure!(matches!(status, 201 | 409), "creating the namespace {name}: {status}");
         }
@@ -183,12 +185,12 @@ impl Suite<'_> {
     }
 
     async fn single_pods(&mut self, count: usize) -> Result<()> {
-        let (time, host, level) = (self.args.time(), self.subject.host(), self.pods);
+        let (time, headers, level) = (self.args.time(), self.subject.headers(), self.pods);
         let mut spare: Vec<Range<u64>> = Vec::new();
         if self.args.wants(Workload::Create) || self.args.wants(Workload::Delete) {
             let all = shares(SPARE..SPARE + SPARE_MAX, count);
             self.make_namespaces(pods::spare_namespaces()).await?;
-            let works: Vec<_> = all.iter().map(|share| Create::new(&host, share.clone())).collect();
+            let works: Vec<_> = all.iter().map(|share| Create::new(&headers, share.clone())).collect();
             let (works, row) = load::run(&self.subject, works, time).await?;
             self.report.row("create", level, row);
             spare = all.iter().zip(works).map(|(all, work)| all.start..work.left.start).collect();
@@ -200,13 +202,13 @@ impl Suite<'_> {
         }
         if self.args.wants(Workload::Get) {
             let pods = 0..level;
-            let get = |i| Get { host: host.clone(), pods: pods.clone(), at: i as u64 * 7919 };
+            let get = |i| Get { headers: headers.clone(), pods: pods.clone(), at: i as u64 * 7919 };
             let (_, row) = load::run(&self.subject, (0..count).map(get).collect(), time).await?;
             self.report.row("get", level, row);
         }
         if !spare.is_empty() {
             let time = time * 10;
-            let works = spare.into_iter().map(|left| Delete { host: host.clone(), left }).collect();
+            let works = spare.into_iter().map(|left| Delete { headers: headers.clone(), left }).collect();
             let (works, row) = load::run(&self.subject, works, time).await?;
             ensure!(works.iter().all(|w| w.left.is_empty()), "spare pods were not removed within {time:?}");
             self.report.row("delete", level, row);
@@ -215,11 +217,11 @@ impl Suite<'_> {
     }
 
     async fn update(&mut self, way: Way, name: &str, count: usize) -> Result<()> {
-        let host = self.subject.host();
-        let mut connection = Connection::open(self.subject.address).await?;
+        let headers = self.subject.headers();
+        let mut connection = Connection::open(&self.subject.target).await?;
         let mut works = Vec::new();
         for (i, share) in shares(0..self.pods, count).into_iter().enumerate() {
-            let mut work = Update::new(&host, way, share, i as u64);
+            let mut work = Update::new(&headers, way, share, i as u64);
             work.prepare(&mut connection).await?;
             works.push(work);
         }

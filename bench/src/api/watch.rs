@@ -58,16 +58,16 @@ pub(super) async fn measure(subject: &Subject, report: &mut Report, objects: u64
 
 /// Makes the writers' pods.
 async fn prepare(subject: &Subject) -> Result<()> {
-    let (mut connection, host) = (Connection::open(subject.address).await?, subject.host());
+    let (mut connection, headers) = (Connection::open(&subject.target).await?, subject.headers());
     let (mut request, mut body) = (Vec::new(), Vec::new());
     let namespace = format!(r#"{{"kind":"Namespace","apiVersion":"v1","metadata":{{"name":"{NAMESPACE}"}}}}"#);
-    wire::request_with(&mut request, "POST", "/api/v1/namespaces", &host, "application/json", namespace.as_bytes());
+    wire::request_with(&mut request, "POST", "/api/v1/namespaces", &headers, "application/json", namespace.as_bytes());
     ensure!(matches!(connection.exchange(&request).await?.status, 201 | 409), "creating {NAMESPACE}");
     for writer in 0..WRITERS {
         request.clear();
         body.clear();
         write_json(&mut body, NAMESPACE, &pod(writer), writer as u64, "0-0");
-        wire::request_with(&mut request, "POST", &collection(NAMESPACE), &host, "application/json", &body);
+        wire::request_with(&mut request, "POST", &collection(NAMESPACE), &headers, "application/json", &body);
         let status = connection.exchange(&request).await?.status;
         ensure!(matches!(status, 201 | 409), "creating {}: {status}", pod(writer));
     }
@@ -157,13 +157,13 @@ impl Round {
     }
 
     /// Makes one update and waits for its answer.
-    async fn update(&self, connection: &mut Connection, host: &str, writer: usize) -> Result<()> {
+    async fn update(&self, connection: &mut Connection, headers: &str, writer: usize) -> Result<()> {
         let number = self.sent[writer].borrow().len() + 1;
         let (mut request, mut body) = (Vec::new(), Vec::new());
         // Writing to a vector can't fail.
         let _ = write!(body, r#"{{"metadata":{{"labels":{{"seq":"{writer}-{number}","round":"{}"}}}}}}"#, self.id);
         let path = format!("{}/{}", collection(NAMESPACE), pod(writer));
-        wire::request_with(&mut request, "PATCH", &path, host, "application/merge-patch+json", &body);
+        wire::request_with(&mut request, "PATCH", &path, headers, "application/merge-patch+json", &body);
         self.sent[writer].borrow_mut().push(self.nanos());
         let status = connection.exchange(&request).await?.status;
         ensure!(status == 200, "an update was answered with {status}");
@@ -177,16 +177,16 @@ impl Round {
 
 /// Opens watches from the present on.
 async fn open(subject: &Subject, watchers: usize) -> Result<Vec<Connection>> {
-    let (mut connection, host) = (Connection::open(subject.address).await?, subject.host());
+    let (mut connection, headers) = (Connection::open(&subject.target).await?, subject.headers());
     let mut request = Vec::new();
-    wire::request(&mut request, "GET", &format!("{}?limit=1", collection(NAMESPACE)), &host);
+    wire::request(&mut request, "GET", &format!("{}?limit=1", collection(NAMESPACE)), &headers);
     ensure!(connection.exchange(&request).await?.status == 200, "listing {NAMESPACE}");
     let version = scan::version(connection.start_of_body()).context("a list without resourceVersion")?;
     request.clear();
     let path = format!("{}?watch=1&resourceVersion={version}&timeoutSeconds=3000", collection(NAMESPACE));
-    wire::request(&mut request, "GET", &path, &host);
+    wire::request(&mut request, "GET", &path, &headers);
     try_join_all((0..watchers).map(async |_| {
-        let mut connection = Connection::open_with(subject.address, READ).await?;
+        let mut connection = Connection::open_with(&subject.target, READ).await?;
         connection.send(&request).await?;
         while connection.status().is_none() {
             ensure!(connection.read(|_| ()).await?, "the server ended a watch");
@@ -200,15 +200,15 @@ async fn open(subject: &Subject, watchers: usize) -> Result<Vec<Connection>> {
 
 /// Updates one at a time: the next when all have the one before.
 async fn singly(subject: &Subject, report: &mut Report, objects: u64, watchers: usize) -> Result<()> {
-    let (connections, host) = (open(subject, watchers).await?, subject.host());
-    let mut writer = Connection::open(subject.address).await?;
+    let (connections, headers) = (open(subject, watchers).await?, subject.headers());
+    let mut writer = Connection::open(&subject.target).await?;
     let (round, last) = (Round::new(), RefCell::new(Histogram::default()));
     let before = Usage::now(subject)?;
     let updates = async {
         for number in 1..=SINGLE_UPDATES {
             let sent = Instant::now();
             let (answered, arrived) =
-                tokio::join!(round.update(&mut writer, &host, 0), round.wait_for(number * watchers as u64));
+                tokio::join!(round.update(&mut writer, &headers, 0), round.wait_for(number * watchers as u64));
             answered?;
             arrived?;
             last.borrow_mut().record(sent.elapsed());
@@ -241,8 +241,8 @@ async fn stream(
     rate: u64,
     time: Duration,
 ) -> Result<()> {
-    let (connections, host) = (open(subject, watchers).await?, subject.host());
-    let writers = try_join_all((0..WRITERS).map(|_| Connection::open(subject.address))).await?;
+    let (connections, headers) = (open(subject, watchers).await?, subject.headers());
+    let writers = try_join_all((0..WRITERS).map(|_| Connection::open(&subject.target))).await?;
     let before = Usage::now(subject)?;
     let round = Round::new();
     let pause = (rate > 0).then(|| Duration::from_secs_f64(WRITERS as f64 / rate as f64));
@@ -257,7 +257,7 @@ async fn stream(
             if round.started.elapsed() >= time {
                 break;
             }
-            round.update(&mut connection, &host, writer).await?;
+            round.update(&mut connection, &headers, writer).await?;
         }
         anyhow::Ok(())
     };

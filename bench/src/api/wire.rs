@@ -8,17 +8,17 @@ use anyhow::{Context, Result, bail, ensure};
 /// A status line or header longer than this is none.
 const LINE_MAX: usize = 64 << 10;
 
-/// Appends a request without a body.
-pub(crate) fn request(out: &mut Vec<u8>, method: &str, path: &str, host: &str) {
+/// Appends a request without a body. `headers` are whole lines: those of every request to the server.
+pub(crate) fn request(out: &mut Vec<u8>, method: &str, path: &str, headers: &str) {
     // Writing to a vector can't fail.
-    let _ = write!(out, "{method} {path} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\n\r\n");
+    let _ = write!(out, "{method} {path} HTTP/1.1\r\n{headers}Accept: application/json\r\n\r\n");
 }
 
 /// Appends a request with a body.
-pub(crate) fn request_with(out: &mut Vec<u8>, method: &str, path: &str, host: &str, media: &str, body: &[u8]) {
+pub(crate) fn request_with(out: &mut Vec<u8>, method: &str, path: &str, headers: &str, media: &str, body: &[u8]) {
     let _ = write!(
         out,
-        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\nContent-Type: {media}\r\n\
+        "{method} {path} HTTP/1.1\r\n{headers}Accept: application/json\r\nContent-Type: {media}\r\n\
          Content-Length: {}\r\n\r\n",
         body.len()
     );
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn requests_say_their_length() {
         let mut out = Vec::new();
-        request_with(&mut out, "POST", "/p", "h:1", "application/json", b"{}");
+        request_with(&mut out, "POST", "/p", "Host: h:1\r\n", "application/json", b"{}");
         let text = String::from_utf8(out).unwrap();
         assert!(text.starts_with("POST /p HTTP/1.1\r\nHost: h:1\r\n") && text.ends_with("Content-Length: 2\r\n\r\n{}"));
     }

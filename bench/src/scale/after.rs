@@ -19,7 +19,7 @@ use super::{
     follower::{Follower, Stage},
     minions::{self, Minions},
 };
-use crate::api::{connection::Connection, histogram::Histogram, wire};
+use crate::api::{connection::Connection, histogram::Histogram, target::Target, wire};
 
 /// Deletions a second.
 const DEATHS_PER_SECOND: u32 = 500;
@@ -48,11 +48,12 @@ pub(super) async fn churn(
     pods: usize,
     time: Duration,
 ) -> Result<Churn> {
+    let target = Target::plain(master);
     let mut connections = Vec::new();
     for _ in 0..CONNECTIONS {
-        connections.push(Mutex::new(Connection::open(master).await?));
+        connections.push(Mutex::new(Connection::open(&target).await?));
     }
-    let (host, times) = (master.to_string(), std::sync::Mutex::new(Histogram::default()));
+    let times = std::sync::Mutex::new(Histogram::default());
     let wanted = (time.as_secs_f64() * f64::from(DEATHS_PER_SECOND)) as usize;
     let begun = Instant::now();
     let delete = async |number: usize| -> Result<()> {
@@ -60,7 +61,7 @@ pub(super) async fn churn(
         tokio::time::sleep(due.saturating_sub(begun.elapsed())).await;
         let path = follower.oldest().context("no pod runs any more")?;
         let mut request = Vec::new();
-        wire::request(&mut request, "DELETE", &format!("{path}?gracePeriodSeconds=1"), &host);
+        wire::request(&mut request, "DELETE", &format!("{path}?gracePeriodSeconds=1"), &target.headers);
         let mut connection = connections[number % CONNECTIONS].lock().await;
         let asked = Instant::now();
         let answer = connection.exchange(&request).await?;

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use memchr::memmem;
 
-use crate::api::{connection::Connection, deliveries::Lines, wire};
+use crate::api::{connection::Connection, deliveries::Lines, target::Target, wire};
 
 /// How far a pod is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,9 +230,10 @@ impl Drop for Follower {
 }
 
 async fn follow(master: SocketAddr, stop: &AtomicBool, board: &Board) -> Result<Seen> {
-    let mut connection = Connection::open(master).await?;
+    let target = Target::plain(master);
+    let mut connection = Connection::open(&target).await?;
     let mut request = Vec::new();
-    wire::request(&mut request, "GET", "/api/v1/pods?watch=true", &master.to_string());
+    wire::request(&mut request, "GET", "/api/v1/pods?watch=true", &target.headers);
     connection.send(&request).await?;
     let (mut seen, mut lines) = (Seen::default(), Lines::default());
     while !stop.load(Ordering::Relaxed) {

@@ -36,6 +36,7 @@ use coracle_api::{
 use crate::{
     api::{args::StoreKind, subject::Subject, usage::Usage},
     machine,
+    table::{self, Row},
 };
 use follower::{Follower, Stage};
 use minions::{Cluster, Minions};
@@ -91,11 +92,19 @@ pub(crate) struct ScaleArgs {
 const SERIES: [(usize, usize); 4] = [(100, 3_000), (1_000, 30_000), (5_000, 150_000), (5_000, 1_000_000)];
 
 /// One small size with all that follows, in about a minute.
-pub(crate) fn run_short() -> Result<()> {
+pub(crate) fn rows_of_short() -> Result<Vec<Row>> {
     let (store, dir) = (StoreKind::Embedded, PathBuf::from("target"));
     let (samples, plot) = (None, None);
-    let (nodes, pods, threads) = (Some(100), Some(3_000), 1);
-    run(&ScaleArgs { nodes, pods, store, dir, samples, threads, plot, churn: 10, idle_seconds: 10 })
+    let (nodes, pods, threads) = (100, 3_000, 1);
+    let (churn, idle_seconds) = (10, 10);
+    open_files::raise_limit();
+    let args =
+        ScaleArgs { nodes: Some(nodes), pods: Some(pods), store, dir, samples, threads, plot, churn, idle_seconds };
+    Ok(runtime()?.block_on(one(&args, nodes, pods))?.rows())
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// Takes the figures and prints them.
@@ -106,11 +115,12 @@ pub(crate) fn run(args: &ScaleArgs) -> Result<()> {
         (Some(nodes), Some(pods)) => vec![(nodes, pods)],
         _ => SERIES.to_vec(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime()?;
     let mut points = Vec::new();
     for (nodes, pods) in sizes {
         let figures = runtime.block_on(one(args, nodes, pods))?;
-        figures.print();
+        println!();
+        table::print(&figures.rows());
         points.push(figures.point());
     }
     if points.len() > 1 {
@@ -163,12 +173,12 @@ struct After {
 
 async fn one(args: &ScaleArgs, nodes: usize, pods: usize) -> Result<Figures> {
     let subject = Subject::start_with(args.store, &args.dir, &RANGES, Some(args.threads))?;
-    let client = Client::new(&format!("http://{}", subject.address))?;
+    let client = Client::new(&format!("http://{}", subject.target.address))?;
     let per_node = u32::try_from(pods.div_ceil(nodes) * 5 / 4 + 10)?;
     let begun = Instant::now();
     let dir = subject.dir().context("our own")?;
     let mortal = if args.churn > 0 { nodes / 10 } else { 0 };
-    let cluster = Cluster { master: subject.address, pods_max: per_node, threads: args.threads, dir };
+    let cluster = Cluster { master: subject.target.address, pods_max: per_node, threads: args.threads, dir };
     let minions = Minions::start(minions::PREFIX, nodes - mortal, &cluster)?;
     let doomed = (mortal > 0).then(|| Minions::start(minions::DOOMED, mortal, &cluster)).transpose()?;
     for minions in [Some(&minions), doomed.as_ref()].into_iter().flatten() {
@@ -177,8 +187,8 @@ async fn one(args: &ScaleArgs, nodes: usize, pods: usize) -> Result<Figures> {
     ready(&client, nodes).await?;
     let joined = begun.elapsed();
 
-    let follower = Follower::start(subject.address)?;
-    let prober = Prober::start(subject.address, minions::name_of(0))?;
+    let follower = Follower::start(subject.target.address)?;
+    let prober = Prober::start(subject.target.address, minions::name_of(0))?;
     let (usage, minions_before) = (Usage::now(&subject)?, minions.cpu()?);
     let samples = args.samples.as_deref().map(|file| Samples::start(&subject, file)).transpose()?;
     let begun = Instant::now();
@@ -201,7 +211,7 @@ async fn one(args: &ScaleArgs, nodes: usize, pods: usize) -> Result<Figures> {
     let after = match doomed {
         None => None,
         Some(doomed) => {
-            let churn = after::churn(subject.address, &client, &follower, pods, time).await?;
+            let churn = after::churn(subject.target.address, &client, &follower, pods, time).await?;
             let (lost, replaced) = after::mass_death(&client, &follower, doomed, pods).await?;
             Some(After { churn, lost, replaced, emptied: after::resize_to_zero(&client, &follower).await? })
         }
@@ -367,43 +377,41 @@ impl Figures {
         Point { pods: self.pods, master_us, minions_us, rate }
     }
 
-    fn print(&self) {
-        let seconds = self.took.as_secs_f64();
-        let each = |spent| self.each(spent);
-        let mb = |bytes: u64| bytes as f64 / 1e6;
-        println!("\n{} simulated minions, {} pods", self.nodes, self.pods);
-        let line = |what: &str, value: String| println!("  {what:<46} {value}");
-        line("all minions Ready", format!("{:.1} s", self.joined.as_secs_f64()));
-        line("all pods Running", format!("{seconds:.1} s: {:.0} pods/s", self.pods as f64 / seconds));
+    fn rows(&self) -> Vec<Row> {
+        let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f64());
+        let milliseconds = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1e3);
+        let megabytes = |bytes: u64| format!("{:.0} MB", bytes as f64 / 1e6);
+        let per_pod = |spent| format!("{:.0} us", self.each(spent));
+        let share = |share: f64| format!("{:.1} % of a core", share * 100.0);
+        let rate = |count: usize, time: Duration| format!("{:.0}/s", count as f64 / time.as_secs_f64());
+        let mut rows = vec![Row::new(format!("{} simulated minions Ready", self.nodes), seconds(self.joined))];
+        let mut row = |what: &str, value| rows.push(Row::new(what, value));
+        row(&format!("{} pods Running", self.pods), seconds(self.took));
+        row("  pods", rate(self.pods, self.took));
         for (stage, rate) in self.rates {
-            line(&format!("  {}, first to last", stage.name()), format!("{rate:.0} pods/s"));
+            row(&format!("  {}, first to last", stage.name()), format!("{rate:.0}/s"));
         }
-        let [read_50, read_99, write_50, write_99] = self.prober.map(|time| time.as_secs_f64() * 1e3);
-        let served = self.served.as_secs_f64();
-        line("all pods in endpoints", format!("{served:.1} s: {:.0} pods/s", self.pods as f64 / served));
-        line("prober, reads: 50, 99 of 100", format!("{read_50:.1}, {read_99:.1} ms"));
-        line("prober, writes: 50, 99 of 100", format!("{write_50:.1}, {write_99:.1} ms"));
-        line(
-            "processor for a pod: master, minions, this",
-            format!("{:.0}, {:.0}, {:.0} us", each(self.master_cpu), each(self.minions_cpu), each(self.own_cpu)),
-        );
-        line(
-            "resident: master, minions",
-            format!("{:.0}, {:.0} MB", mb(self.master_resident), mb(self.minions_resident)),
-        );
-        line("on disk", format!("{:.0} MB", mb(self.disk)));
-        let [master, minions] = self.idle.map(|share| share * 100.0);
-        line("at rest: master, minions", format!("{master:.1}, {minions:.1} % of a core"));
-        line("at rest: writes", format!("{:.1}/s", self.idle_writes));
-        let Some(After { churn, lost, replaced, emptied }) = &self.after else { return };
-        let rate = churn.deaths as f64 / churn.lasted.as_secs_f64();
-        line("pods deleted", format!("{} at {rate:.0}/s", churn.deaths));
-        line("  99 of 100 answered within", format!("{:.1} ms", churn.answered_99.as_secs_f64() * 1e3));
-        line("  all as asked for again after", format!("{:.1} s", churn.settled.as_secs_f64()));
-        line(
-            &format!("a tenth of the minions dead: {lost} pods elsewhere"),
-            format!("{:.1} s", replaced.as_secs_f64()),
-        );
-        line("resized to zero, all gone", format!("{:.1} s", emptied.as_secs_f64()));
+        row("  all in endpoints after", seconds(self.served));
+        for (what, time) in ["reads, 50", "reads, 99", "writes, 50", "writes, 99"].iter().zip(self.prober) {
+            row(&format!("  prober, {what} of 100"), milliseconds(time));
+        }
+        let processes = [("master", self.master_cpu), ("minions", self.minions_cpu), ("client", self.own_cpu)];
+        for (what, spent) in processes {
+            row(&format!("  processor for a pod, {what}"), per_pod(spent));
+        }
+        row("  resident, master", megabytes(self.master_resident));
+        row("  resident, minions", megabytes(self.minions_resident));
+        row("  on disk", megabytes(self.disk));
+        let [master, minions] = self.idle;
+        row("  at rest, master", share(master));
+        row("  at rest, minions", share(minions));
+        row("  at rest, writes", format!("{:.1}/s", self.idle_writes));
+        let Some(After { churn, lost, replaced, emptied }) = &self.after else { return rows };
+        row(&format!("{} pods deleted", churn.deaths), rate(churn.deaths, churn.lasted));
+        row("  99 of 100 answered within", milliseconds(churn.answered_99));
+        row("  all as asked for again after", seconds(churn.settled));
+        row(&format!("a tenth of the minions dead: {lost} pods elsewhere after"), seconds(*replaced));
+        row("resized to zero, all gone after", seconds(*emptied));
+        rows
     }
 }

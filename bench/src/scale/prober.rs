@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Result, anyhow, ensure};
 
-use crate::api::{connection::Connection, histogram::Histogram, wire};
+use crate::api::{connection::Connection, histogram::Histogram, target::Target, wire};
 
 /// Between two requests.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -45,10 +45,11 @@ impl Prober {
 }
 
 async fn probe(master: SocketAddr, node: &str, stop: &AtomicBool) -> Result<[Histogram; 2]> {
-    let (host, mut connection) = (master.to_string(), Connection::open(master).await?);
+    let target = Target::plain(master);
+    let mut connection = Connection::open(&target).await?;
     let mut times: [Histogram; 2] = Default::default();
     let mut read = Vec::new();
-    wire::request(&mut read, "GET", &format!("/api/v1/nodes/{node}"), &host);
+    wire::request(&mut read, "GET", &format!("/api/v1/nodes/{node}"), &target.headers);
     let mut number = 0u64;
     while !stop.load(Ordering::Relaxed) {
         let begun = Instant::now();
@@ -59,7 +60,7 @@ async fn probe(master: SocketAddr, node: &str, stop: &AtomicBool) -> Result<[His
 
         number += 1;
         let begun = Instant::now();
-        let status = write(&mut connection, &host, number).await?;
+        let status = write(&mut connection, &target.headers, number).await?;
         ensure!(matches!(status, 200 | 201), "writing: {status}");
         times[1].record(begun.elapsed());
         tokio::time::sleep(PAUSE).await;
@@ -68,13 +69,13 @@ async fn probe(master: SocketAddr, node: &str, stop: &AtomicBool) -> Result<[His
 }
 
 /// Writes an object of its own, which nobody else looks at: creates it the first time, then changes it.
-async fn write(connection: &mut Connection, host: &str, number: u64) -> Result<u16> {
+async fn write(connection: &mut Connection, headers: &str, number: u64) -> Result<u16> {
     let body = format!(r#"{{"metadata":{{"name":"{NAME}","annotations":{{"number":"{number}"}}}},"subsets":[]}}"#);
     let (method, path) = match number {
         1 => ("POST", ENDPOINTS.to_owned()),
         _ => ("PUT", format!("{ENDPOINTS}/{NAME}")),
     };
     let mut request = Vec::new();
-    wire::request_with(&mut request, method, &path, host, "application/json", body.as_bytes());
+    wire::request_with(&mut request, method, &path, headers, "application/json", body.as_bytes());
     Ok(connection.exchange(&request).await?.status)
 }
