@@ -52,8 +52,7 @@ fn start(rounds: usize) -> Result<[Row; 2]> {
 
 fn heal(rounds: usize) -> Result<Row> {
     let (ours, dockers) = measure::healing(rounds)?;
-    let row = Row::times("container killed, to the new one running", &ours);
-    Ok(row.beside("docker run --restart=always", &ours, &dockers))
+    Ok(Row::beside("container killed, to the new one running", &ours, "docker run --restart=always", &dockers))
 }
 
 fn idle() -> Result<[Row; 2]> {

@@ -69,25 +69,23 @@ fn main() -> Result<()> {
         What::Proxy(args) => proxy::run(&args),
         What::Plane(args) => proxy::run_plane(&args),
         What::Names => proxy::serve_names(),
-        What::Peers => run(|| peers::rows(cli.rounds)),
+        What::Peers => run(&[&|| peers::rows(cli.rounds)]),
         What::Scale(args) => scale::run(&args),
         What::Schedule(args) => schedule::run(&args),
         What::Store(args) => store::run(&args),
-        What::All => run(|| {
-            let mut rows = cluster::rows(cluster::Figures::ALL, cli.rounds)?;
-            rows.extend(peers::rows(cli.rounds.min(PEERS_ROUNDS))?);
-            rows.extend(scale::rows_of_short()?);
-            Ok(rows)
-        }),
-        What::Start => run(|| cluster::rows(cluster::Figures::START, cli.rounds)),
-        What::Idle => run(|| cluster::rows(cluster::Figures::IDLE, cli.rounds)),
-        What::Heal => run(|| cluster::rows(cluster::Figures::HEAL, cli.rounds)),
+        What::All => run(&[
+            &|| cluster::rows(cluster::Figures::ALL, cli.rounds),
+            &|| peers::rows(cli.rounds.min(PEERS_ROUNDS)),
+            &scale::rows_of_short,
+        ]),
+        What::Start => run(&[&|| cluster::rows(cluster::Figures::START, cli.rounds)]),
+        What::Idle => run(&[&|| cluster::rows(cluster::Figures::IDLE, cli.rounds)]),
+        What::Heal => run(&[&|| cluster::rows(cluster::Figures::HEAL, cli.rounds)]),
     }
 }
 
-/// Measures, and prints one table.
-fn run(measure: impl FnOnce() -> Result<Vec<table::Row>>) -> Result<()> {
+/// Prints one table of what the parts measure.
+fn run(parts: &[&dyn Fn() -> Result<Vec<table::Row>>]) -> Result<()> {
     println!("machine: {}, load {}\n", machine::describe()?, machine::load()?);
-    table::print(&measure()?);
-    Ok(())
+    table::print(parts)
 }

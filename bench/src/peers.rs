@@ -59,7 +59,7 @@ pub(crate) fn rows(rounds: usize) -> Result<Vec<Row>> {
     let scales = [format!("1 to {REPLICAS} replicas, all started"), format!("{REPLICAS} to 1, all ended")];
     let [ours, theirs] = times;
     let measured = names.map(str::to_owned).into_iter().chain(scales).zip(ours.iter().zip(&theirs));
-    Ok(measured.map(|(what, (ours, theirs))| Row::times(what, ours).beside("Docker Swarm", ours, theirs)).collect())
+    Ok(measured.map(|(what, (ours, theirs))| Row::beside(what, ours, "Docker Swarm", theirs)).collect())
 }
 
 impl Side {

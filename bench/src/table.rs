@@ -1,18 +1,23 @@
-//! What was measured, as one table: each part adds its rows, whoever ran them prints all at once.
+//! What was measured, as one table: each part adds its rows.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use coracle_tests::measure;
-
-/// Columns of the first field.
-const WIDTH: usize = 66;
 
 /// One figure, and a peer's beside it where there is one.
 #[derive(Debug)]
 pub(crate) struct Row {
     what: String,
     ours: String,
-    beside: Option<(&'static str, String, f64)>,
+    beside: Option<Beside>,
+}
+
+#[derive(Debug)]
+struct Beside {
+    peer: &'static str,
+    theirs: String,
+    /// Of the medians: below 1 where ours is faster.
+    ratio: f64,
 }
 
 impl Row {
@@ -25,10 +30,24 @@ impl Row {
         Self::new(what, summary(times))
     }
 
-    /// The same of a peer in the same run, and the ratio of the medians: below 1 where ours is faster.
-    pub(crate) fn beside(self, peer: &'static str, ours: &[Duration], theirs: &[Duration]) -> Self {
+    /// Two rows in one: our times, and those of a peer in the same run.
+    pub(crate) fn beside(what: impl Into<String>, ours: &[Duration], peer: &'static str, theirs: &[Duration]) -> Self {
         let ratio = measure::median(ours).as_secs_f64() / measure::median(theirs).as_secs_f64();
-        Self { beside: Some((peer, summary(theirs), ratio)), ..self }
+        let beside = Beside { peer, theirs: summary(theirs), ratio };
+        Self { beside: Some(beside), ..Self::times(what, ours) }
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, ours, beside } = self;
+        write!(f, "{what:<60} {ours:>29}")?;
+        match beside {
+            None => Ok(()),
+            Some(Beside { peer, theirs, ratio }) => {
+                write!(f, "   {:<58} {ratio:.2}", format!("{peer}: {theirs}"))
+            }
+        }
     }
 }
 
@@ -39,15 +58,27 @@ fn summary(times: &[Duration]) -> String {
     format!("{:.0} ms ({:.0}-{:.0}, n={})", ms(measure::median(times)), ms(low), ms(high), times.len())
 }
 
-/// Prints them.
-pub(crate) fn print(rows: &[Row]) {
-    println!("{:<WIDTH$} {:>28}   {:<44} ratio", "measure", "Coracle", "beside");
-    for Row { what, ours, beside } in rows {
-        match beside {
-            None => println!("{what:<WIDTH$} {ours:>28}"),
-            Some((peer, theirs, ratio)) => {
-                println!("{what:<WIDTH$} {ours:>28}   {:<44} {ratio:.2}", format!("{peer}: {theirs}"));
-            }
-        }
+/// Takes the parts' figures one after the other, and prints each part's when it has them.
+pub(crate) fn print(parts: &[&dyn Fn() -> anyhow::Result<Vec<Row>>]) -> anyhow::Result<()> {
+    println!("{:<60} {:>29}   {:<58} ratio", "measure", "Coracle", "beside");
+    for part in parts {
+        part()?.iter().for_each(|row| println!("{row}"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_a_figure_and_a_peers_beside_it() {
+        let words = |row: Row| row.to_string().split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
+        let times = |ms: [u64; 3]| ms.map(Duration::from_millis);
+        assert_eq!(words(Row::new("on disk", "7 MB")), "on disk 7 MB");
+        let (ours, theirs) = (times([30, 10, 20]), times([40, 50, 30]));
+        let row = Row::beside("a kill", &ours, "docker", &theirs);
+        assert_eq!(words(row), "a kill 20 ms (10-30, n=3) docker: 40 ms (30-50, n=3) 0.50");
+        assert!(Row::times("a kill", &ours).to_string().ends_with("  20 ms (10-30, n=3)"));
     }
 }

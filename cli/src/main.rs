@@ -31,17 +31,19 @@ use clap::Parser;
 use coracle_api::columns::json;
 use tokio::runtime::Builder;
 
+use serve::Veto;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    serve::pages::stay_small();
+    let veto = Veto::set();
     let mut words = std::env::args_os().map(|a| a.to_string_lossy().into_owned());
     let program = words.next().unwrap_or_else(|| "coracle".to_owned());
     let args: Vec<String> = words.collect();
     match dispatch::grammar(&program, &args) {
         dispatch::Grammar::Kubecfg => kubecfg(&program, &args),
-        dispatch::Grammar::Modern => modern(args),
+        dispatch::Grammar::Modern => modern(args, veto),
     }
 }
 
@@ -51,7 +53,7 @@ fn kubecfg(program: &str, args: &[String]) -> ExitCode {
     block_on(Builder::new_current_thread(), kubecfg::run(program, args, environment))
 }
 
-fn modern(args: Vec<String>) -> ExitCode {
+fn modern(args: Vec<String>, veto: Option<Veto>) -> ExitCode {
     let cli = args::Cli::try_parse_from(std::iter::once("coracle".to_owned()).chain(args));
     let cli = match cli {
         Ok(cli) => cli,
@@ -64,8 +66,8 @@ fn modern(args: Vec<String>) -> ExitCode {
     let is_server = commands::is_server(&cli.command);
     let builder = if is_server { Builder::new_multi_thread() } else { Builder::new_current_thread() };
     block_on(builder, async {
-        if is_server {
-            tokio::spawn(serve::pages::follow_growth());
+        if let Some(veto) = veto.filter(|_| is_server) {
+            tokio::spawn(veto.until_grown());
         }
         match commands::run(cli).await {
             Ok(()) => 0,

@@ -199,7 +199,22 @@ fn everybody_reaches_everybody_in_the_kernel_and_across_segments() -> Result<()>
 fn everybody_reaches_everybody_through_userspace() -> Result<()> {
     let echoes = Echoes::start(&options(2, "userspace"))?;
     echoes.check_every_pair()?;
-    nothing_leaves_for_nobody(&echoes, false)
+    nothing_leaves_for_nobody(&echoes, false)?;
+    // What leads to the portals outlives the minion, and is not in its way when it starts again.
+    let (near, portal) = (echoes.lab.host(1), &echoes.portals[0]);
+    let answers = |what: &str| -> Result<()> {
+        eventually(what, || ask_from_host(near, "tcp", portal, 80).ok()).with_context(|| describe(&echoes.lab))?;
+        let pod = echoes.pods.iter().find(|pod| pod.host == 1).context("no pod on the host")?;
+        let to = format!("{portal}:80");
+        eventually(what, || ask_from_pod(near, pod, "tcp", &to).ok()).with_context(|| describe(&echoes.lab))?;
+        Ok(())
+    };
+    near.kill_minion()?;
+    near.start_minion()?;
+    echoes.lab.wait_ready()?;
+    answers("the portal answers after the minion's restart")?;
+    near.run("sh", &["-c", "ip link del $(ip -o link | grep -o 'cor-[0-9a-f]*' | head -1)"])?;
+    answers("the portal answers when the bridge is back")
 }
 
 /// A portal or pod address that nothing answers is refused at once, and no packet leaves the host. By

@@ -1,8 +1,8 @@
 //! One kept-alive connection with one request in flight.
 
-use std::io;
+use std::{io, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -15,6 +15,9 @@ use super::{target::Target, wire::Parser};
 const KEPT: usize = 4 << 10;
 /// One read at most. Lists are read in pieces of this size, which stay in the cache.
 const READ: usize = 256 << 10;
+
+/// Until a server has taken a connection and agreed on TLS.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// What came back.
 #[derive(Debug, Clone, Copy)]
@@ -69,13 +72,18 @@ impl Connection {
 
     /// Connects, to read small pieces: for connections in large numbers.
     pub(crate) async fn open_with(target: &Target, read: usize) -> Result<Self> {
-        let connecting = || format!("connecting to {}", target.address);
-        let stream = TcpStream::connect(target.address).await.with_context(connecting)?;
-        stream.set_nodelay(true)?;
-        let stream = match &target.tls {
-            None => Stream::Plain(stream),
-            Some(tls) => Stream::Tls(Box::new(tls.connect(stream).await.with_context(connecting)?)),
+        let connecting = async {
+            let stream = TcpStream::connect(target.address).await?;
+            stream.set_nodelay(true)?;
+            Ok::<_, anyhow::Error>(match &target.tls {
+                None => Stream::Plain(stream),
+                Some(tls) => Stream::Tls(Box::new(tls.connect(stream).await?)),
+            })
         };
+        let connected = tokio::time::timeout(CONNECT_LIMIT, connecting).await;
+        let late = || anyhow!("no answer within {CONNECT_LIMIT:?}");
+        let stream = connected.unwrap_or_else(|_| Err(late()));
+        let stream = stream.with_context(|| format!("connecting to {}", target.address))?;
         Ok(Self { stream, parser: Parser::default(), buffer: vec![0; read].into(), start: Vec::with_capacity(KEPT) })
     }
 

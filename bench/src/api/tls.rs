@@ -8,7 +8,7 @@ use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
     rustls::{
-        self, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+        self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
         client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature},
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
@@ -62,7 +62,10 @@ impl Tls {
 fn explained(error: io::Error) -> Error {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     let what = match cause {
-        Some(rustls::Error::InvalidCertificate(_)) => "--ca does not vouch for the server's certificate",
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            "--ca does not vouch for the server's certificate"
+        }
+        Some(rustls::Error::InvalidCertificate(_)) => "the server's certificate",
         _ => "agreeing on TLS",
     };
     Error::new(error).context(what)

@@ -36,7 +36,7 @@ use coracle_api::{
 use crate::{
     api::{args::StoreKind, subject::Subject, usage::Usage},
     machine,
-    table::{self, Row},
+    table::Row,
 };
 use follower::{Follower, Stage};
 use minions::{Cluster, Minions};
@@ -120,7 +120,7 @@ pub(crate) fn run(args: &ScaleArgs) -> Result<()> {
     for (nodes, pods) in sizes {
         let figures = runtime.block_on(one(args, nodes, pods))?;
         println!();
-        table::print(&figures.rows());
+        figures.rows().iter().for_each(|row| println!("{row}"));
         points.push(figures.point());
     }
     if points.len() > 1 {

@@ -2,13 +2,14 @@
 //! removal of all traces. The verbs in [`crate::commands`] only call it.
 
 mod hollow;
-pub(crate) mod pages;
+mod pages;
 mod process;
 mod reset;
 mod restore;
 mod store;
 mod up;
 
+pub(crate) use pages::Veto;
 pub(crate) use reset::reset;
 pub(crate) use restore::{check, restore};
 pub(crate) use up::{master, minion, up};

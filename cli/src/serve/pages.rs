@@ -1,8 +1,11 @@
 //! Pages of memory for a server: small while it is, huge once it has grown.
 //!
 //! The allocator asks the kernel for huge pages (`madvise(2)`, 2 MiB on x86-64). They would double what a small
-//! server holds, so that the process begins with a veto; but one that holds gigabytes spends a good part of its time
-//! on finding its pages without them. Measured in `docs/benchmarks.md`.
+//! server holds, so that the process vetoes them at first; one that holds gigabytes spends a good part of its time
+//! on finding its pages without them. Two or three are there before the veto, since the allocator is older than
+//! `main`.
+//!
+//! The veto goes over to the children, all of which are small and short.
 
 use std::time::Duration;
 
@@ -15,20 +18,24 @@ use rustix::{
 const GROWN: u64 = 256 << 20;
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// No huge pages for this process, nor for its children. A kernel that knows of no veto has none to give.
-pub(crate) fn stay_small() {
-    let _ = disable_transparent_huge_pages(true);
-}
+/// This process's own refusal of huge pages.
+#[derive(Debug)]
+pub(crate) struct Veto(());
 
-/// Takes the veto back once the process has grown. What it holds by then the kernel gathers by and by.
-pub(crate) async fn follow_growth() {
-    while transparent_huge_pages_are_disabled().unwrap_or(false) {
-        tokio::time::sleep(INTERVAL).await;
-        if resident().is_some_and(|bytes| bytes >= GROWN) {
-            tracing::debug!("this process has grown: huge pages from now on");
-            let _ = disable_transparent_huge_pages(false);
-            return;
+impl Veto {
+    /// `None` where somebody else refuses them already, who will have reasons, and on a kernel that knows no veto.
+    pub(crate) fn set() -> Option<Self> {
+        let refused = transparent_huge_pages_are_disabled().unwrap_or(true);
+        (!refused && disable_transparent_huge_pages(true).is_ok()).then_some(Self(()))
+    }
+
+    /// Takes it back once the process has grown.
+    pub(crate) async fn until_grown(self) {
+        while resident().is_none_or(|bytes| bytes < GROWN) {
+            tokio::time::sleep(INTERVAL).await;
         }
+        tracing::debug!("this process has grown: huge pages from now on");
+        let _ = disable_transparent_huge_pages(false);
     }
 }
 
@@ -45,13 +52,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn huge_pages_come_with_growth() {
-        stay_small();
-        assert!(transparent_huge_pages_are_disabled().unwrap());
-        let early = tokio::time::timeout(INTERVAL * 10, follow_growth()).await;
-        assert!(early.is_err() && transparent_huge_pages_are_disabled().unwrap());
+        let refused = || transparent_huge_pages_are_disabled().unwrap();
+        let veto = Veto::set().unwrap();
+        assert!(refused());
+        assert!(Veto::set().is_none(), "that of somebody else stays");
+        let mut growth = std::pin::pin!(veto.until_grown());
+        assert!(tokio::time::timeout(INTERVAL * 10, &mut growth).await.is_err() && refused());
         let grown = vec![1_u8; usize::try_from(GROWN).unwrap()];
-        tokio::time::timeout(INTERVAL * 10, follow_growth()).await.unwrap();
-        assert!(!transparent_huge_pages_are_disabled().unwrap());
+        tokio::time::timeout(INTERVAL * 10, growth).await.unwrap();
+        assert!(!refused());
         assert!(resident().unwrap() >= grown.iter().map(|byte| u64::from(*byte)).sum());
     }
 }

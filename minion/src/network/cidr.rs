@@ -49,20 +49,19 @@ pub fn free_cidr(candidates: &[Ipv4Net], used: &[Ipv4Net]) -> Option<Ipv4Net> {
     candidates.iter().copied().find(|c| !used.iter().any(|u| overlap(c, u)))
 }
 
-/// The ranges of all addresses and routes of this host, without those of the pod network of
+/// The ranges of all addresses and routes of this host, without those by links of
 /// `cluster_id` (a cluster does not stand in its own way) and without default routes.
 pub async fn used_cidrs(cluster_id: Option<&str>) -> Result<Vec<UsedCidr>, NetworkError> {
     let links = Links::open()?;
-    let own: Vec<_> = cluster_id.into_iter().flat_map(|id| [super::bridge_name(id), super::tunnel_name(id)]).collect();
-    Ok(taken(links.cidrs().await?, &own))
+    Ok(taken(links.cidrs().await?, |name| cluster_id.is_some_and(|id| super::is_own_link(name, id))))
 }
 
 /// What of (interface, range) is really taken.
-fn taken(all: Vec<(String, Ipv4Net)>, own: &[String]) -> Vec<UsedCidr> {
+fn taken(all: Vec<(String, Ipv4Net)>, is_own: impl Fn(&str) -> bool) -> Vec<UsedCidr> {
     let mut used: Vec<UsedCidr> = Vec::new();
     for (interface, cidr) in all {
         let cidr = cidr.trunc();
-        let named = !own.contains(&interface) && cidr.prefix_len() > DEFAULT_ROUTE_PREFIX_MAX;
+        let named = !is_own(&interface) && cidr.prefix_len() > DEFAULT_ROUTE_PREFIX_MAX;
         if named && !used.iter().any(|u| u.cidr == cidr) {
             used.push(UsedCidr { cidr, by: format!("interface {interface}") });
         }
@@ -108,14 +107,20 @@ mod tests {
     }
 
     #[test]
-    fn default_routes_and_the_own_bridge_take_nothing() {
-        let all =
-            [("eth0", "0.0.0.0/0"), ("tun0", "128.0.0.0/1"), ("cor-1", "10.244.0.1/24"), ("eth0", "192.0.2.2/24")];
-        let all = || all.iter().map(|(i, c)| (i.to_string(), net(c))).collect::<Vec<_>>();
-        let used = |own: &[String]| taken(all(), own).into_iter().map(|u| (u.by, u.cidr)).collect::<Vec<_>>();
-        let lan = ("interface eth0".to_owned(), net("192.0.2.0/24"));
-        assert_eq!(used(&["cor-1".to_owned()]), std::slice::from_ref(&lan));
-        assert_eq!(used(&[]), [("interface cor-1".to_owned(), net("10.244.0.0/24")), lan]);
+    fn default_routes_and_the_own_links_take_nothing() {
+        let all = [
+            ("eth0", "0.0.0.0/0"),
+            ("tun0", "128.0.0.0/1"),
+            ("cor-1", "10.244.0.1/24"),
+            ("corn-1", "10.0.0.0/16"),
+            ("eth0", "192.0.2.2/24"),
+        ];
+        let used = |id: &str| {
+            let all = all.iter().map(|(i, c)| (i.to_string(), net(c))).collect();
+            taken(all, |name| super::super::is_own_link(name, id)).into_iter().map(|u| u.cidr).collect::<Vec<_>>()
+        };
+        assert_eq!(used("1"), [net("192.0.2.0/24")]);
+        assert_eq!(used("2"), [net("10.244.0.0/24"), net("10.0.0.0/16"), net("192.0.2.0/24")]);
     }
 
     proptest! {

@@ -42,7 +42,7 @@ use forward::Exceptions;
 use link::{Desired, Links};
 
 pub use paths::PodRoutes;
-use paths::{Peers, Place, tunnel_name};
+use paths::{Peers, Place};
 
 use crate::rulesets::Monitor;
 
@@ -65,6 +65,11 @@ pub fn network_name(cluster_id: &str) -> String {
 /// Name of the cluster's bridge; with an id of 8 digits it fits the kernel's 15 characters.
 pub fn bridge_name(cluster_id: &str) -> String {
     format!("cor-{cluster_id}")
+}
+
+/// Whether a link is this cluster's: its bridge, its tunnel, or one of the ways to the userspace proxy.
+fn is_own_link(name: &str, cluster_id: &str) -> bool {
+    name.strip_suffix(cluster_id).is_some_and(|kind| matches!(kind, "cor-" | "cox-" | "corp-" | "corn-"))
 }
 
 /// What the node's pod network must be.

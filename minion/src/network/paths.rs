@@ -302,21 +302,22 @@ impl Links {
     /// our own interfaces.
     pub(super) async fn observe_paths(&self, place: &Place) -> Result<(Observed, Vec<(u32, Ipv4Net)>), NetworkError> {
         let links = self.links().await?;
-        let own = [super::bridge_name(&place.cluster_id), tunnel_name(&place.cluster_id)];
-        let own_index = |name: &str| links.iter().find(|l| name_of(l) == name).map(|l| l.header.index);
-        let (bridge, tunnel_index) = (own_index(&own[0]), own_index(&own[1]));
+        let tunnel_name = tunnel_name(&place.cluster_id);
+        let tunnel_index = links.iter().find(|l| name_of(l) == tunnel_name).map(|l| l.header.index);
         // Through an interface that is down, or to the host itself, there is no way to anybody.
         let usable = |index: u32| {
-            let flags = links.iter().find(|l| l.header.index == index).map(|l| l.header.flags);
-            flags.is_some_and(|flags| flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback))
+            links.iter().find(|l| l.header.index == index).is_some_and(|link| {
+                let flags = link.header.flags;
+                let usable = flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback);
+                usable && !super::is_own_link(name_of(link), &place.cluster_id)
+            })
         };
-        let segments = self.interface_addresses().await?.into_iter().filter(|(index, _)| usable(*index));
-        let segments = segments.filter(|(index, _)| Some(*index) != bridge && Some(*index) != tunnel_index).collect();
+        let segments = self.interface_addresses().await?.into_iter().filter(|(index, _)| usable(*index)).collect();
 
         let routes = self.routes().await?;
         let ours = routes.iter().filter(|r| r.header.protocol == PROTOCOL && route_source(r) == Some(place.gateway));
         let routes = ours.filter_map(|r| Some((route_cidr(r)?, hop_of(r, tunnel_index)?))).collect();
-        let tunnel = match links.iter().find(|l| name_of(l) == own[1]) {
+        let tunnel = match links.iter().find(|l| name_of(l) == tunnel_name) {
             None => None,
             Some(link) => Some(Tunnel {
                 index: link.header.index,

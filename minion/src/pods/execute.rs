@@ -70,6 +70,8 @@ pub(super) struct Job {
     pub(super) uid: String,
     pub(super) action: Action,
     pub(super) pod_ip: Option<IpAddr>,
+    /// The pod is deleted, or not here any more.
+    pub(super) leaves: bool,
     /// The address, if the action is the end of the pod's network.
     pub(super) gives_back: Option<IpAddr>,
     pub(super) cancel: CancellationToken,
@@ -139,9 +141,9 @@ impl<R: Runtime, P: Report> Step<'_, R, P> {
     }
 
     async fn remove(&self, id: &ContainerId) -> Outcome {
-        // What replaces a container of a pod that stays is waited for.
-        if self.job.pod.as_ref().is_none_or(|pod| pod.metadata.deletion_timestamp.is_some()) {
-            self.shared.stopping.rests().await;
+        // Of a pod that stays, something waits to take the container's place.
+        if self.job.leaves {
+            self.shared.stopping.until_idle().await;
         }
         if let Some(ip) = self.job.gives_back {
             self.shared.runtime.settle(ip).await;

@@ -30,7 +30,7 @@ impl Stopping {
     }
 
     /// Returns when nothing is being stopped, or after a while. Cancel-safe.
-    pub(super) async fn rests(&self) {
+    pub(super) async fn until_idle(&self) {
         let mut count = self.0.subscribe();
         // Late or not: what does not stop must not keep others.
         drop(tokio::time::timeout(WAIT_MAX, count.wait_for(|count| *count == 0)).await);
@@ -48,7 +48,7 @@ impl<'a> Counted<'a> {
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.send_modify(|count| *count = count.saturating_sub(1));
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 
@@ -64,11 +64,11 @@ mod tests {
     async fn a_removal_waits_for_the_stops_that_are_under_way() {
         let stopping = Stopping::default();
         let begun = Instant::now();
-        stopping.rests().await;
+        stopping.until_idle().await;
         assert_eq!(begun.elapsed(), Duration::ZERO, "nothing is being stopped");
         let stop = |milliseconds| stopping.during(tokio::time::sleep(Duration::from_millis(milliseconds)));
         let (.., waited) = tokio::join!(stop(300), stop(700), async {
-            stopping.rests().await;
+            stopping.until_idle().await;
             begun.elapsed()
         });
         assert_eq!(waited.as_millis(), 700);
@@ -79,8 +79,9 @@ mod tests {
         let stopping = Stopping::default();
         let begun = Instant::now();
         tokio::select! {
+            biased;
             () = stopping.during(pending()) => {}
-            () = stopping.rests() => {}
+            () = stopping.until_idle() => {}
         }
         assert_eq!(begun.elapsed(), STOP_MAX);
         let begun = Instant::now();
@@ -97,7 +98,7 @@ mod tests {
             biased;
             () = one() => {}
             () = other => {}
-            () = stopping.rests() => {}
+            () = stopping.until_idle() => {}
         }
         assert_eq!(begun.elapsed(), WAIT_MAX);
     }

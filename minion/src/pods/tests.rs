@@ -393,6 +393,34 @@ async fn a_deleted_pod_gets_its_grace_and_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_pod_leaves_is_cleared_away_when_the_programs_of_others_have_ended() {
+    let mut node = Node::new();
+    node.start().await;
+    node.apply(pod("u1", serde_json::json!([server("quick")]))).await;
+    node.apply(pod("u2", serde_json::json!([shell("slow", "trap '' TERM; sleep 100000")]))).await;
+    node.apply(pod("u3", serde_json::json!([server("stays")]))).await;
+    for (uid, name) in [("u1", "quick"), ("u2", "slow"), ("u3", "stays")] {
+        node.until_status(uid, &format!("Running {name}:ready")).await;
+    }
+    let infra = |node: &Node, uid: &str| {
+        node.hollow.containers().into_iter().find(|c| c.pod_uid == uid && c.name == labels::INFRA)
+    };
+    let lost = infra(&node, "u3").unwrap();
+    let begun = node.clock.now();
+    node.delete("u1", 1).await;
+    node.delete("u2", 1).await;
+    node.until("one has ended", |n| n.running("quick").is_empty()).await;
+    assert!(infra(&node, "u1").is_some());
+    node.hollow.kill(&lost.id);
+    node.until("a pod that stays has its network again", |n| infra(n, "u3").is_some_and(|c| c.id != lost.id)).await;
+    assert_eq!(node.running("slow").len(), 1, "it did not wait for the stops");
+    node.until("cleared away", |n| infra(n, "u1").is_none()).await;
+    let took = node.clock.now().duration_since(begun).as_millis();
+    assert!((1000..1300).contains(&took), "{took} ms: a second for the other one's stop");
+    node.until("both gone", |n| n.pod("u1").is_none() && n.pod("u2").is_none()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_flows_to_a_pod_are_forgotten_when_its_network_ends_and_not_before() {
     let mut node = Node::new();
     node.start().await;

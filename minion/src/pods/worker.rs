@@ -423,6 +423,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
             uid: self.uid.clone(),
             action,
             pod_ip: self.pod_ip(),
+            leaves: self.pod.as_ref().is_none_or(|pod| pod.metadata.deletion_timestamp.is_some()),
             gives_back,
             cancel: cancel.clone(),
         };

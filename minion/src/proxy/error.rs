@@ -38,6 +38,9 @@ pub enum ProxyError {
     /// The pod network is not there, or is being made again.
     #[error("there is no link {0}: the pod network must be there first")]
     NoBridge(String),
+    /// A link that was there a moment ago, or was just made.
+    #[error("the link {0} has gone; it is made again")]
+    NoLink(String),
     /// The kernel refused a link or route.
     #[error("{what} (this needs root)")]
     Netlink {

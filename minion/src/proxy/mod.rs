@@ -8,7 +8,7 @@
 //! * [`mode`]: which of them.
 //!
 //! Owns either the nftables table `coracle-<cluster>`, or the network namespace of that name, its
-//! link to the pod bridge, and routes that lead there. A plain route of the service range onto the
+//! links to the pod bridge and to the host, and the routes and the rule that lead there. A plain route of the service range onto the
 //! bridge, and what the engine's filter lets through, are the pod network's.
 //!
 //! Invariant: what is addressed to the service range and answered by no portal is refused on this

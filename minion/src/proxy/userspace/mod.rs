@@ -2,7 +2,8 @@
 //! makes others to the backends.
 //!
 //! ```text
-//! client ──> pod bridge ──> namespace coracle-CLUSTER: a socket for each portal that has backends
+//! client ──> pod bridge, or ──> namespace coracle-CLUSTER: a socket for each portal that has backends
+//!            the node's own link
 //! client ──> host: a socket for each node port and external address
 //!               └── worker thread ──> backend, from the host's namespace
 //! ```

@@ -131,9 +131,17 @@ fn configure() -> io::Result<()> {
         // Every refusal is told, not only the first few to each client.
         ("icmp_ratelimit", "0"),
     ];
-    for (setting, value) in settings {
+    let set = |setting: &str, value| {
         std::fs::write(Path::new("/proc/sys/net/ipv4").join(setting), value)
-            .map_err(|e| io::Error::new(e.kind(), format!("setting {setting}: {e}")))?;
+            .map_err(|e| io::Error::new(e.kind(), format!("setting {setting}: {e}")))
+    };
+    settings.into_iter().try_for_each(|(setting, value)| set(setting, value))?;
+    // Of a namespace that was there before, with links that have it from an earlier version.
+    for link in ["eth0", "eth1"] {
+        match set(&format!("conf/{link}/rp_filter"), "0") {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
     }
     Ok(())
 }

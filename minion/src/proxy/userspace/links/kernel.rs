@@ -1,21 +1,17 @@
 //! What the kernel tells over netlink, and how long it may take.
 
-use std::{
-    future::Future,
-    net::{IpAddr, Ipv4Addr},
-    time::Duration,
-};
+use std::{future::Future, net::Ipv4Addr, time::Duration};
 
 use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
 use rtnetlink::{
     Handle, IpVersion, RouteMessageBuilder,
     packet_route::{
-        address::{AddressAttribute, AddressMessage},
+        address::AddressMessage,
         link::{BridgePortState, InfoBridgePort, InfoPortData, LinkAttribute, LinkInfo, LinkMessage},
-        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+        neighbour::NeighbourMessage,
         route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage},
-        rule::{RuleAttribute, RuleMessage},
+        rule::RuleMessage,
     },
 };
 
@@ -42,7 +38,7 @@ pub(super) async fn links(handle: &Handle) -> Result<Vec<LinkMessage>, ProxyErro
 pub(super) async fn link(handle: &Handle, name: &str) -> Result<LinkMessage, ProxyError> {
     let found: Vec<_> =
         call("looking up a link", handle.link().get().match_name(name.to_owned()).execute().try_collect()).await?;
-    found.into_iter().next().ok_or_else(|| ProxyError::NoBridge(name.to_owned()))
+    found.into_iter().next().ok_or_else(|| ProxyError::NoLink(name.to_owned()))
 }
 
 pub(super) async fn index_of(handle: &Handle, name: &str) -> Result<u32, ProxyError> {
@@ -69,26 +65,9 @@ pub(super) async fn routes(handle: &Handle) -> Result<Vec<RouteMessage>, ProxyEr
     call("listing routes", handle.route().get(query).execute().try_collect()).await
 }
 
-/// Permanent neighbours with our address.
-pub(super) async fn next_hops(
-    handle: &Handle,
-    device: u32,
-    mac: [u8; 6],
-) -> Result<Vec<(Ipv4Addr, NeighbourMessage)>, ProxyError> {
-    let all: Vec<NeighbourMessage> =
-        call("listing neighbours", handle.neighbours().get().execute().try_collect()).await?;
-    let ours = all.into_iter().filter(|n| {
-        n.header.ifindex == device
-            && n.header.state == NeighbourState::Permanent
-            && n.attributes.iter().any(|a| matches!(a, NeighbourAttribute::LinkLayerAddress(found) if *found == mac))
-    });
-    let address = |n: &NeighbourMessage| {
-        n.attributes.iter().find_map(|a| match a {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(*ip),
-            _ => None,
-        })
-    };
-    Ok(ours.filter_map(|n| Some((address(&n)?, n))).collect())
+/// Neighbours of all links.
+pub(super) async fn neighbours(handle: &Handle) -> Result<Vec<NeighbourMessage>, ProxyError> {
+    call("listing neighbours", handle.neighbours().get().execute().try_collect()).await
 }
 
 pub(super) fn name_of(link: &LinkMessage) -> &str {
@@ -150,23 +129,20 @@ pub(super) fn table_of(route: &RouteMessage) -> u32 {
     beside.unwrap_or(route.header.table.into())
 }
 
-/// IPv4 addresses of a link.
-pub(super) async fn addresses(handle: &Handle, link: u32) -> Result<Vec<Ipv4Addr>, ProxyError> {
-    let query = handle.address().get().set_link_index_filter(link).execute();
-    let found: Vec<AddressMessage> = call("listing addresses", query.try_collect()).await?;
-    let of = |message: &AddressMessage| {
-        message.attributes.iter().find_map(|a| match a {
-            AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
-            _ => None,
-        })
-    };
-    Ok(found.iter().filter_map(of).collect())
+/// Addresses of all links.
+pub(super) async fn addresses(handle: &Handle) -> Result<Vec<AddressMessage>, ProxyError> {
+    call("listing addresses", handle.address().get().execute().try_collect()).await
 }
 
-/// The rules that lead IPv4 packets to a table.
-pub(super) async fn rules(handle: &Handle, table: u32) -> Result<Vec<RuleMessage>, ProxyError> {
-    let all: Vec<RuleMessage> = call("listing rules", handle.rule().get(IpVersion::V4).execute().try_collect()).await?;
-    let leads =
-        |rule: &RuleMessage| rule.attributes.iter().any(|a| matches!(a, RuleAttribute::Table(t) if *t == table));
-    Ok(all.into_iter().filter(leads).collect())
+/// The rules for IPv4 packets; `None`: this kernel knows none (`CONFIG_IP_MULTIPLE_TABLES`).
+pub(super) async fn rules(handle: &Handle) -> Result<Option<Vec<RuleMessage>>, ProxyError> {
+    const UNSUPPORTED: [i32; 2] = [-95, -97];
+    let listed = call("listing rules", handle.rule().get(IpVersion::V4).execute().try_collect()).await;
+    match listed {
+        Err(ProxyError::Netlink { source, what }) => match *source {
+            rtnetlink::Error::NetlinkError(message) if UNSUPPORTED.contains(&message.raw_code()) => Ok(None),
+            source => Err(ProxyError::Netlink { what, source: Box::new(source) }),
+        },
+        other => other.map(Some),
+    }
 }

@@ -25,20 +25,23 @@
 //! the right way: hence one by source. A datagram that is sent without connecting goes by the bridge, and its answer
 //! by the other pair.
 //!
+//! A kernel that knows no rules has the node's clients go by the bridge, from the gateway's address.
+//!
 //! Invariant: [`plan()`] decides from a snapshot, [`Links::apply`] only carries out. Everything on the
 //! host is on the bridge or in its name, and routes carry a protocol of their own.
 
 mod kernel;
 mod plan;
+mod seen;
 
 use std::{net::Ipv4Addr, os::fd::AsRawFd, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
-use ipnet::Ipv4Net;
 use rtnetlink::{
     Handle, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder,
     packet_route::{
-        link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage},
+        address::AddressScope,
+        link::{InfoData, InfoVeth},
         neighbour::NeighbourState,
         route::{RouteMessage, RouteProtocol, RouteScope, RouteType},
         rule::{RuleAction, RuleAttribute},
@@ -48,12 +51,10 @@ use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
 use super::namespace::Namespace;
 use crate::{network::bridge_name, proxy::ProxyError};
-use kernel::{
-    addresses, call, forwards, gateway_of, index_of, interface_of, link, links, mtu_of, name_of, next_hops, range_of,
-    routes, rules, source_of, table_of,
-};
-use plan::{Bridge, Inner, Observed, Outer, Pair, Step, Way, inner_name, mac, number, outer_name, table};
+use kernel::{addresses, call, forwards, index_of, interface_of, link, links, name_of, neighbours, routes, rules};
 pub(super) use plan::{Desired, plan};
+use plan::{Observed, Step, Way, inner_mac, inner_name, outer_mac, outer_name, own_address, table};
+use seen::{Seen, is_next_hop, is_own_rule};
 
 /// For a bridge to take a new port into use.
 const PORT_LIMIT: Duration = Duration::from_secs(3);
@@ -116,90 +117,22 @@ impl Links {
     }
 
     pub(super) async fn observe(&self, desired: &Desired) -> Result<Observed, ProxyError> {
-        let outer = links(&self.host).await?;
-        let Some(bridge) = outer.iter().find(|l| name_of(l) == desired.bridge) else { return Ok(Observed::default()) };
-        let index = bridge.header.index;
-        let inner = links(&self.inside).await?;
-        let loopback = inner.iter().find(|l| name_of(l) == LOOPBACK).map(|l| (l.header.index, is_up(l)));
         let seen = Seen {
-            host_routes: routes(&self.host).await?,
+            outer: links(&self.host).await?,
+            inner: links(&self.inside).await?,
+            outer_routes: routes(&self.host).await?,
             inner_routes: routes(&self.inside).await?,
-            outer: &outer,
-            inner: &inner,
+            addresses: addresses(&self.host).await?,
+            neighbours: neighbours(&self.host).await?,
+            rules: rules(&self.host).await?,
         };
-        let on_bridge = through(&seen.host_routes, Some(index));
-        Ok(Observed {
-            bridge: Some(Bridge { index, mtu: mtu_of(bridge) }),
-            loopback,
-            local: through(&seen.inner_routes, loopback.map(|(index, _)| index))
-                .any(|r| r.header.kind == RouteType::Local && range_of(r) == Some(desired.services)),
-            pods: self.observe_pair(desired, Way::Bridge, &seen).await?,
-            own: self.observe_pair(desired, Way::Node, &seen).await?,
-            rule: rules(&self.host, desired.table()).await?.iter().any(|rule| {
-                let has = |a| rule.attributes.contains(&a);
-                has(RuleAttribute::Source(desired.address().into()))
-                    && has(RuleAttribute::Destination(desired.services.network().into()))
-                    && rule.header.dst_len == desired.services.prefix_len()
-            }),
-            external: on_bridge.filter(|r| is_external(r)).filter_map(|r| Some(range_of(r)?.addr())).collect(),
-        })
-    }
-
-    async fn observe_pair(&self, desired: &Desired, way: Way, seen: &Seen<'_>) -> Result<Pair, ProxyError> {
-        let named = |links: &'_ [LinkMessage], name: &str| links.iter().find(|l| name_of(l) == name).cloned();
-        let device = named(seen.outer, desired.device(way)).map(|l| l.header.index);
-        let outer = match named(seen.outer, desired.outer(way)) {
-            None => None,
-            Some(link) => {
-                let index = link.header.index;
-                let settled = match way {
-                    Way::Bridge => link
-                        .attributes
-                        .iter()
-                        .any(|a| matches!(a, LinkAttribute::Controller(bridge) if Some(*bridge) == device)),
-                    Way::Node => addresses(&self.host, index).await?.contains(&desired.address()),
-                };
-                Some(Outer { index, up: is_up(&link), settled, forwards: way == Way::Node || forwards(&link) })
-            }
-        };
-        let inner = named(seen.inner, inner_name(way)).map(|link| Inner {
-            index: link.header.index,
-            up: is_up(&link),
-            pair: link.attributes.iter().find_map(|a| match a {
-                LinkAttribute::Link(index) => Some(*index),
-                _ => None,
-            }),
-            mac: link.attributes.iter().any(|a| matches!(a, LinkAttribute::Address(mac) if *mac == desired.mac(way))),
-        });
-        let next_hop = match device {
-            None => false,
-            Some(device) => {
-                let known = next_hops(&self.host, device, desired.mac(way)).await?;
-                known.iter().any(|(ip, _)| *ip == desired.next_hop())
-            }
-        };
-        let back = match way {
-            Way::Bridge => (Some(Ipv4Net::default()), Some(desired.gateway)),
-            Way::Node => (Some(desired.address().into()), None),
-        };
-        Ok(Pair {
-            outer,
-            inner,
-            next_hop,
-            routed: through(&seen.host_routes, device).any(|r| {
-                range_of(r) == Some(desired.services)
-                    && gateway_of(r) == Some(desired.next_hop())
-                    && source_of(r) == Some(desired.address())
-                    && (way == Way::Bridge || table_of(r) == desired.table())
-            }),
-            back: through(&seen.inner_routes, inner.map(|i| i.index)).any(|r| (range_of(r), gateway_of(r)) == back),
-        })
+        Ok(seen.observed(desired))
     }
 
     /// Makes everything as it must be.
     pub(super) async fn restore(&self, desired: &Desired) -> Result<(), ProxyError> {
         let observed = self.observe(desired).await?;
-        let steps = plan(desired, &observed).ok_or_else(|| ProxyError::NoBridge(desired.bridge.clone()))?;
+        let steps = plan(desired, &observed).ok_or_else(|| ProxyError::NoBridge(desired.bridge()))?;
         for step in steps {
             tracing::debug!(?step, "setting the way to the portals right");
             self.apply(desired, &step).await?;
@@ -208,29 +141,34 @@ impl Links {
     }
 
     async fn apply(&self, desired: &Desired, step: &Step) -> Result<(), ProxyError> {
-        let Self { host, inside, .. } = self;
+        let (Self { host, inside, .. }, id) = (self, desired.cluster_id.as_str());
         let up = |index| LinkUnspec::new_with_index(index).up();
         match *step {
             Step::RemoveOuter(index) => call("removing a link", host.link().del(index).execute()).await,
             Step::RemoveInner(index) => call("removing a link", inside.link().del(index).execute()).await,
             Step::MakePair(way, mtu) => {
-                let name = desired.outer(way);
-                let outer =
-                    LinkUnspec::new_with_name(name).mtu(mtu).setns_by_fd(self.host_namespace.as_raw_fd()).build();
-                let pair = LinkVeth::new(inner_name(way), name)
+                let name = outer_name(id, way);
+                let outer = LinkUnspec::new_with_name(&name)
                     .mtu(mtu)
-                    .address(desired.mac(way).to_vec())
+                    .address(outer_mac(id, way).to_vec())
+                    .setns_by_fd(self.host_namespace.as_raw_fd())
+                    .build();
+                let pair = LinkVeth::new(inner_name(way), &name)
+                    .mtu(mtu)
+                    .address(inner_mac(id, way).to_vec())
                     .set_info_data(InfoData::Veth(InfoVeth::Peer(outer)));
                 call("making a pair of links", inside.link().add(pair.build()).execute()).await
             }
-            Step::SettleOuter(Way::Bridge) => {
-                let bridge = index_of(host, &desired.bridge).await?;
-                let link = up(index_of(host, &desired.port).await?).controller(bridge).build();
+            Step::SettleOuter(Way::Pods) => {
+                let bridge = index_of(host, &desired.bridge()).await?;
+                let link = up(index_of(host, &outer_name(id, Way::Pods)).await?).controller(bridge).build();
                 call("attaching the port", host.link().set(link).execute()).await
             }
             Step::SettleOuter(Way::Node) => {
-                let index = index_of(host, &desired.node).await?;
-                let address = host.address().add(index, desired.address().into(), 32).replace();
+                let index = index_of(host, &outer_name(id, Way::Node)).await?;
+                let mut address = host.address().add(index, own_address(id).into(), 32).replace();
+                // Nobody who looks for an address of this host takes it.
+                address.message_mut().header.scope = AddressScope::Link;
                 call("addressing the node's link", address.execute()).await?;
                 call("raising a link", host.link().set(up(index).build()).execute()).await
             }
@@ -239,8 +177,8 @@ impl Links {
                 call("raising a link", inside.link().set(up(index).build()).execute()).await
             }
             Step::AwaitPort => {
-                let deadline = Instant::now() + PORT_LIMIT;
-                while !link(host, &desired.port).await.is_ok_and(|port| forwards(&port)) {
+                let (name, deadline) = (outer_name(id, Way::Pods), Instant::now() + PORT_LIMIT);
+                while !link(host, &name).await.is_ok_and(|port| forwards(&port)) {
                     if Instant::now() >= deadline {
                         let what = "waiting for the port to forward";
                         return Err(ProxyError::NetlinkTimeout { what, seconds: PORT_LIMIT.as_secs() });
@@ -265,34 +203,34 @@ impl Links {
                     .output_interface(index_of(inside, inner_name(way)).await?)
                     .protocol(PROTOCOL);
                 let route = match way {
-                    Way::Bridge => route.gateway(desired.gateway).onlink(),
-                    Way::Node => route.destination_prefix(desired.address(), 32).scope(RouteScope::Link),
+                    Way::Pods => route.gateway(desired.gateway).onlink(),
+                    Way::Node => route.destination_prefix(own_address(id), 32).scope(RouteScope::Link),
                 };
                 call("routing back", inside.route().add(route.build()).replace().execute()).await
             }
             Step::SetNextHop(way) => {
-                let device = index_of(host, desired.device(way)).await?;
+                let device = index_of(host, &desired.device(way)).await?;
                 let add = host.neighbours().add(device, desired.next_hop().into());
-                let add = add.link_layer_address(&desired.mac(way)).state(NeighbourState::Permanent).replace();
+                let add = add.link_layer_address(&desired.inner_mac(way)).state(NeighbourState::Permanent).replace();
                 call("setting the next hop", add.execute()).await
             }
-            Step::RouteServices(way) => {
+            Step::RouteServices(way, source) => {
                 let route = RouteMessageBuilder::<Ipv4Addr>::new()
                     .destination_prefix(desired.services.network(), desired.services.prefix_len())
                     .gateway(desired.next_hop())
-                    .output_interface(index_of(host, desired.device(way)).await?)
-                    .pref_source(desired.address())
+                    .output_interface(index_of(host, &desired.device(way)).await?)
+                    .pref_source(source)
                     .onlink()
                     .protocol(PROTOCOL);
-                let route = if way == Way::Node { route.table_id(desired.table()) } else { route };
+                let route = if way == Way::Node { route.table_id(table(id)) } else { route };
                 call("routing the service range", host.route().add(route.build()).replace().execute()).await
             }
             Step::AddRule => {
-                let rule = host.rule().add().v4().action(RuleAction::ToTable).table_id(desired.table());
+                let rule = host.rule().add().v4().action(RuleAction::ToTable).table_id(table(id));
                 let services = desired.services;
                 let mut rule = rule
                     .priority(PRIORITY)
-                    .source_prefix(desired.address(), 32)
+                    .source_prefix(own_address(id), 32)
                     .destination_prefix(services.network(), services.prefix_len());
                 rule.message_mut().attributes.push(RuleAttribute::Protocol(PROTOCOL));
                 call("leading the node's clients to their table", rule.execute()).await
@@ -308,22 +246,6 @@ impl Links {
     }
 }
 
-/// What was found on both sides.
-struct Seen<'a> {
-    host_routes: Vec<RouteMessage>,
-    inner_routes: Vec<RouteMessage>,
-    outer: &'a [LinkMessage],
-    inner: &'a [LinkMessage],
-}
-
-fn through(routes: &[RouteMessage], link: Option<u32>) -> impl Iterator<Item = &RouteMessage> {
-    routes.iter().filter(move |r| link.is_some() && interface_of(r) == link)
-}
-
-fn is_up(link: &LinkMessage) -> bool {
-    link.header.flags.contains(LinkFlags::Up)
-}
-
 impl Drop for Links {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
@@ -337,13 +259,12 @@ pub(super) async fn remove(cluster_id: &str) -> Result<(), ProxyError> {
     let connection = tokio::spawn(connection);
     let removal = async {
         let all = links(&host).await?;
-        for way in [Way::Bridge, Way::Node] {
+        for way in [Way::Pods, Way::Node] {
             if let Some(outer) = all.iter().find(|l| name_of(l) == outer_name(cluster_id, way)) {
                 gone_is_done(call("removing a link", host.link().del(outer.header.index).execute()).await)?;
             }
         }
-        let id = number(cluster_id);
-        for rule in rules(&host, table(id)).await? {
+        for rule in rules(&host).await?.into_iter().flatten().filter(|rule| is_own_rule(rule, cluster_id)) {
             gone_is_done(call("removing a rule", host.rule().del(rule).execute()).await)?;
         }
         let Some(bridge) = all.iter().find(|l| name_of(l) == bridge_name(cluster_id)) else { return Ok(()) };
@@ -353,8 +274,10 @@ pub(super) async fn remove(cluster_id: &str) -> Result<(), ProxyError> {
                 gone_is_done(call("removing a route", host.route().del(route).execute()).await)?;
             }
         }
-        for (_, neighbour) in next_hops(&host, index, mac(id, Way::Bridge)).await? {
-            gone_is_done(call("removing the next hop", host.neighbours().del(neighbour).execute()).await)?;
+        for neighbour in neighbours(&host).await? {
+            if is_next_hop(&neighbour, index, inner_mac(cluster_id, Way::Pods)) {
+                gone_is_done(call("removing the next hop", host.neighbours().del(neighbour).execute()).await)?;
+            }
         }
         Ok(())
     };
@@ -384,8 +307,4 @@ fn external(bridge: u32, ip: Ipv4Addr) -> RouteMessage {
         .scope(RouteScope::Host)
         .protocol(PROTOCOL)
         .build()
-}
-
-fn is_external(route: &RouteMessage) -> bool {
-    route.header.kind == RouteType::Local && route.header.protocol == PROTOCOL
 }

@@ -13,7 +13,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Way {
     /// Pods', and whoever else comes by the pod bridge.
-    Bridge,
+    Pods,
     /// The node's own, which need no bridge.
     Node,
 }
@@ -21,11 +21,7 @@ pub(in super::super) enum Way {
 /// What must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) struct Desired {
-    pub(super) id: u32,
-    pub(super) bridge: String,
-    /// The host's ends of both pairs.
-    pub(super) port: String,
-    pub(super) node: String,
+    pub(super) cluster_id: String,
     pub(super) gateway: Ipv4Addr,
     pub(super) services: Ipv4Net,
     /// External addresses that this node answers for.
@@ -35,14 +31,16 @@ pub(in super::super) struct Desired {
 impl Desired {
     pub(in super::super) fn new(config: &ProxyConfig) -> Self {
         Self {
-            id: number(&config.cluster_id),
-            bridge: bridge_name(&config.cluster_id),
-            port: outer_name(&config.cluster_id, Way::Bridge),
-            node: outer_name(&config.cluster_id, Way::Node),
+            cluster_id: config.cluster_id.clone(),
             gateway: network::gateway(config.pod_cidr).addr(),
             services: config.service_cidr.trunc(),
             external: BTreeSet::new(),
         }
+    }
+
+    /// The pod bridge.
+    pub(in super::super) fn bridge(&self) -> String {
+        bridge_name(&self.cluster_id)
     }
 
     /// An address in the service range that no service has.
@@ -50,49 +48,24 @@ impl Desired {
         self.services.network()
     }
 
-    /// The host's end of a pair.
-    pub(super) fn outer(&self, way: Way) -> &str {
-        match way {
-            Way::Bridge => &self.port,
-            Way::Node => &self.node,
-        }
-    }
-
     /// The device that the host sends to portals by.
-    pub(super) fn device(&self, way: Way) -> &str {
+    pub(super) fn device(&self, way: Way) -> String {
         match way {
-            Way::Bridge => &self.bridge,
-            Way::Node => &self.node,
+            Way::Pods => self.bridge(),
+            Way::Node => outer_name(&self.cluster_id, way),
         }
     }
 
     /// Of the end in the namespace.
-    pub(super) fn mac(&self, way: Way) -> [u8; 6] {
-        mac(self.id, way)
+    pub(super) fn inner_mac(&self, way: Way) -> [u8; 6] {
+        inner_mac(&self.cluster_id, way)
     }
-
-    /// The node's clients' own. It must not be the pod network's, which Docker translates wherever it leaves
-    /// the bridge, nor an address that answers could also take another way to; link-local addresses (RFC 3927)
-    /// never leave their link.
-    pub(super) fn address(&self) -> Ipv4Addr {
-        let [.., high, low] = self.id.to_be_bytes();
-        Ipv4Addr::new(169, 254, 64 + high % 64, 1 + low % 254)
-    }
-
-    pub(super) fn table(&self) -> u32 {
-        table(self.id)
-    }
-}
-
-/// A cluster's id as a number; it is one of 8 hexadecimal digits.
-pub(super) fn number(cluster_id: &str) -> u32 {
-    u32::from_str_radix(cluster_id, 16).unwrap_or_default()
 }
 
 /// Name of the host's end; with an id of 8 digits it fits the kernel's 15 characters.
 pub(super) fn outer_name(cluster_id: &str, way: Way) -> String {
     match way {
-        Way::Bridge => format!("corp-{cluster_id}"),
+        Way::Pods => format!("corp-{cluster_id}"),
         Way::Node => format!("corn-{cluster_id}"),
     }
 }
@@ -100,21 +73,43 @@ pub(super) fn outer_name(cluster_id: &str, way: Way) -> String {
 /// Name of the namespace's end.
 pub(super) fn inner_name(way: Way) -> &'static str {
     match way {
-        Way::Bridge => "eth0",
+        Way::Pods => "eth0",
         Way::Node => "eth1",
     }
 }
 
+/// Given, and not left to chance, at both ends: udev replaces by its own what the kernel has thrown dice for, at a
+/// time when the other end may already know it.
+pub(super) fn outer_mac(cluster_id: &str, way: Way) -> [u8; 6] {
+    mac(cluster_id, if way == Way::Pods { 0xc2 } else { 0xc3 })
+}
+
+pub(super) fn inner_mac(cluster_id: &str, way: Way) -> [u8; 6] {
+    mac(cluster_id, if way == Way::Pods { 0xc0 } else { 0xc1 })
+}
+
 /// Locally administered, and the cluster's own.
-pub(super) fn mac(id: u32, way: Way) -> [u8; 6] {
-    let [a, b, c, d] = id.to_be_bytes();
-    let kind = if way == Way::Bridge { 0xc0 } else { 0xc1 };
+fn mac(cluster_id: &str, kind: u8) -> [u8; 6] {
+    let [a, b, c, d] = digits(cluster_id);
     [0x02, kind, a, b, c, d]
 }
 
+/// A cluster's id is 8 hexadecimal digits.
+fn digits(cluster_id: &str) -> [u8; 4] {
+    u32::from_str_radix(cluster_id, 16).unwrap_or_default().to_be_bytes()
+}
+
+/// What the node's clients come from. It must not be the pod network's, which Docker translates wherever it leaves
+/// the bridge, nor an address that answers could also take another way to. Those for one link alone
+/// (RFC 3927) are nobody else's here.
+pub(super) fn own_address(cluster_id: &str) -> Ipv4Addr {
+    let [.., high, low] = digits(cluster_id);
+    Ipv4Addr::new(169, 254, 64 + high % 64, 1 + low % 254)
+}
+
 /// Routing table of what the node's clients send to portals; the kernel's own have numbers below 256.
-pub(super) fn table(id: u32) -> u32 {
-    id.max(256)
+pub(super) fn table(cluster_id: &str) -> u32 {
+    u32::from_be_bytes(digits(cluster_id)).max(256)
 }
 
 /// What is.
@@ -125,9 +120,8 @@ pub(in super::super) struct Observed {
     /// In the namespace, the service range is its own.
     pub(super) local: bool,
     pub(super) pods: Pair,
-    pub(super) own: Pair,
-    /// The node's clients use their table.
-    pub(super) rule: bool,
+    pub(super) node: Pair,
+    pub(super) rule: Rule,
     pub(super) external: BTreeSet<Ipv4Addr>,
 }
 
@@ -137,13 +131,24 @@ pub(super) struct Bridge {
     pub(super) mtu: u32,
 }
 
+/// What leads the node's clients to their table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Rule {
+    Present,
+    #[default]
+    Absent,
+    /// This kernel knows no rules. The node's clients go by the bridge.
+    Unknown,
+}
+
 /// A pair of links and the routes through it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Pair {
     pub(super) outer: Option<Outer>,
     pub(super) inner: Option<Inner>,
-    /// The range is routed to the next hop; the next hop's address is known.
-    pub(super) routed: bool,
+    /// What clients come from where the range is routed to the next hop.
+    pub(super) routed: Option<Ipv4Addr>,
+    /// The next hop's address is known.
     pub(super) next_hop: bool,
     /// The namespace knows the way back.
     pub(super) back: bool,
@@ -157,6 +162,7 @@ pub(super) struct Outer {
     pub(super) settled: bool,
     /// Whoever has it sends packets to it.
     pub(super) forwards: bool,
+    pub(super) has_mac: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,12 +171,13 @@ pub(super) struct Inner {
     pub(super) up: bool,
     /// The other end's index.
     pub(super) pair: Option<u32>,
-    pub(super) mac: bool,
+    pub(super) has_mac: bool,
 }
 
 impl Pair {
     fn is_paired(&self) -> bool {
-        matches!((self.outer, self.inner), (Some(outer), Some(inner)) if inner.pair == Some(outer.index) && inner.mac)
+        let (Some(outer), Some(inner)) = (self.outer, self.inner) else { return false };
+        inner.pair == Some(outer.index) && inner.has_mac && outer.has_mac
     }
 }
 
@@ -188,7 +195,8 @@ pub(in super::super) enum Step {
     RouteInside,
     RouteBack(Way),
     SetNextHop(Way),
-    RouteServices(Way),
+    /// With the address that clients come from.
+    RouteServices(Way, Ipv4Addr),
     AddRule,
     AddExternal(u32, Ipv4Addr),
     RemoveExternal(u32, Ipv4Addr),
@@ -204,19 +212,23 @@ pub(in super::super) fn plan(desired: &Desired, observed: &Observed) -> Option<V
     if !observed.local {
         steps.push(Step::RouteInside);
     }
-    // The address of the node's clients goes with its link, and with it the route that names it.
-    let routed = observed.pods.routed && observed.own.is_paired();
-    steps.extend(plan_pair(Way::Node, &observed.own, bridge.mtu));
-    if !observed.rule {
-        steps.push(Step::AddRule);
+    let (mut pods, mut source) = (observed.pods, desired.gateway);
+    if observed.rule != Rule::Unknown {
+        source = own_address(&desired.cluster_id);
+        steps.extend(plan_pair(Way::Node, &observed.node, bridge.mtu, source));
+        if observed.rule == Rule::Absent {
+            steps.push(Step::AddRule);
+        }
+        // The address goes with its link, and with it the route that names it.
+        pods.routed = pods.routed.filter(|_| observed.node.is_paired());
     }
-    steps.extend(plan_pair(Way::Bridge, &Pair { routed, ..observed.pods }, bridge.mtu));
+    steps.extend(plan_pair(Way::Pods, &pods, bridge.mtu, source));
     steps.extend(desired.external.difference(&observed.external).map(|ip| Step::AddExternal(bridge.index, *ip)));
     steps.extend(observed.external.difference(&desired.external).map(|ip| Step::RemoveExternal(bridge.index, *ip)));
     Some(steps)
 }
 
-fn plan_pair(way: Way, pair: &Pair, mtu: u32) -> Vec<Step> {
+fn plan_pair(way: Way, pair: &Pair, mtu: u32, source: Ipv4Addr) -> Vec<Step> {
     let mut steps = Vec::new();
     let Pair { outer, inner, routed, next_hop, back } = *pair;
     let paired = pair.is_paired();
@@ -235,19 +247,19 @@ fn plan_pair(way: Way, pair: &Pair, mtu: u32) -> Vec<Step> {
         steps.push(Step::RaiseInner(way));
     }
     // The kernel takes up to a second to notice that both ends are up; until then, packets are lost.
-    if way == Way::Bridge && (!steps.is_empty() || outer.is_none_or(|outer| !outer.forwards)) {
+    if way == Way::Pods && (!steps.is_empty() || outer.is_none_or(|outer| !outer.forwards)) {
         steps.push(Step::AwaitPort);
     }
     // Taking a link down has removed its routes too.
     if !back || !raised {
         steps.push(Step::RouteBack(way));
     }
-    let kept = paired || way == Way::Bridge;
+    let kept = paired || way == Way::Pods;
     if !next_hop || !kept {
         steps.push(Step::SetNextHop(way));
     }
-    if !routed || !kept {
-        steps.push(Step::RouteServices(way));
+    if routed != Some(source) || !kept {
+        steps.push(Step::RouteServices(way, source));
     }
     steps
 }
@@ -256,12 +268,12 @@ fn plan_pair(way: Way, pair: &Pair, mtu: u32) -> Vec<Step> {
 mod tests {
     use super::*;
 
+    const ID: &str = "0a1b2c3d";
+    const OWN: Ipv4Addr = Ipv4Addr::new(169, 254, 108, 62);
+
     fn desired() -> Desired {
         Desired {
-            id: number("0a1b2c3d"),
-            bridge: "cor-1".into(),
-            port: "corp-1".into(),
-            node: "corn-1".into(),
+            cluster_id: ID.into(),
             gateway: Ipv4Addr::new(10, 244, 3, 1),
             services: "10.0.0.0/16".parse().unwrap(),
             external: BTreeSet::from([Ipv4Addr::new(203, 0, 113, 7)]),
@@ -270,9 +282,9 @@ mod tests {
 
     fn pair(outer: u32, inner: u32) -> Pair {
         Pair {
-            outer: Some(Outer { index: outer, up: true, settled: true, forwards: true }),
-            inner: Some(Inner { index: inner, up: true, pair: Some(outer), mac: true }),
-            routed: true,
+            outer: Some(Outer { index: outer, up: true, settled: true, forwards: true, has_mac: true }),
+            inner: Some(Inner { index: inner, up: true, pair: Some(outer), has_mac: true }),
+            routed: Some(OWN),
             next_hop: true,
             back: true,
         }
@@ -284,8 +296,8 @@ mod tests {
             loopback: Some((1, true)),
             local: true,
             pods: pair(9, 2),
-            own: pair(11, 3),
-            rule: true,
+            node: pair(11, 3),
+            rule: Rule::Present,
             external: desired().external,
         }
     }
@@ -302,16 +314,17 @@ mod tests {
 
     #[test]
     fn names_and_addresses_are_the_clusters_own() {
-        assert!([Way::Bridge, Way::Node].iter().all(|way| outer_name("0a1b2c3d", *way).len() <= 15));
-        assert_eq!(desired().mac(Way::Bridge), [0x02, 0xc0, 0x0a, 0x1b, 0x2c, 0x3d]);
-        assert_eq!(desired().mac(Way::Node), [0x02, 0xc1, 0x0a, 0x1b, 0x2c, 0x3d]);
-        assert_eq!(desired().address(), Ipv4Addr::new(169, 254, 108, 62));
-        assert_eq!((table(number("0a1b2c3d")), table(number("000000fe"))), (0x0a1b_2c3d, 256));
+        assert!([Way::Pods, Way::Node].iter().all(|way| outer_name(ID, *way).len() <= 15));
+        assert_eq!(inner_mac(ID, Way::Pods), [0x02, 0xc0, 0x0a, 0x1b, 0x2c, 0x3d]);
+        let macs = [Way::Pods, Way::Node].map(|way| [inner_mac(ID, way)[1], outer_mac(ID, way)[1]]);
+        assert_eq!(macs, [[0xc0, 0xc2], [0xc1, 0xc3]]);
+        assert_eq!(own_address(ID), OWN);
+        assert_eq!((table(ID), table("000000fe")), (0x0a1b_2c3d, 256));
     }
 
     #[test]
     fn each_missing_part_of_the_pods_way_is_restored_in_the_order_the_kernel_accepts() {
-        use Way::Bridge as Pods;
+        use Way::Pods;
         let with = |pods| Observed { pods, ..settled() };
         let steps = [
             Step::MakePair(Pods, 1500),
@@ -326,14 +339,14 @@ mod tests {
         let stray = Inner { pair: Some(5), ..whole.inner.unwrap() };
         let removals = [Step::RemoveOuter(9), Step::RemoveInner(2)];
         check(with(Pair { inner: Some(stray), ..whole }), &[&removals[..], &steps[..]].concat());
-        let wrong = Inner { mac: false, ..whole.inner.unwrap() };
+        let wrong = Inner { has_mac: false, ..whole.inner.unwrap() };
         check(with(Pair { inner: Some(wrong), ..whole }), &[&removals[..1], &steps[..]].concat());
         let loose = Outer { settled: false, ..whole.outer.unwrap() };
         check(with(Pair { outer: Some(loose), ..whole }), &[Step::SettleOuter(Pods), Step::AwaitPort]);
         let down = Inner { up: false, ..whole.inner.unwrap() };
         let raised = [Step::RaiseInner(Pods), Step::AwaitPort, Step::RouteBack(Pods)];
         check(with(Pair { inner: Some(down), ..whole }), &raised);
-        check(with(Pair { routed: false, ..whole }), &[Step::RouteServices(Pods)]);
+        check(with(Pair { routed: None, ..whole }), &[Step::RouteServices(Pods, OWN)]);
         check(with(Pair { next_hop: false, ..whole }), &[Step::SetNextHop(Pods)]);
         check(
             Observed { loopback: Some((1, false)), local: false, ..settled() },
@@ -348,28 +361,37 @@ mod tests {
 
     #[test]
     fn the_nodes_own_way_comes_with_all_that_hangs_on_it() {
-        use Way::Node as Own;
-        let with = |own| Observed { own, ..settled() };
+        use Way::Node;
+        let with = |node| Observed { node, ..settled() };
         let steps = [
-            Step::MakePair(Own, 1500),
-            Step::SettleOuter(Own),
-            Step::RaiseInner(Own),
-            Step::RouteBack(Own),
-            Step::SetNextHop(Own),
-            Step::RouteServices(Own),
-            Step::RouteServices(Way::Bridge),
+            Step::MakePair(Node, 1500),
+            Step::SettleOuter(Node),
+            Step::RaiseInner(Node),
+            Step::RouteBack(Node),
+            Step::SetNextHop(Node),
+            Step::RouteServices(Node, OWN),
+            Step::RouteServices(Way::Pods, OWN),
         ];
-        let whole = settled().own;
+        let whole = settled().node;
         check(with(Pair { outer: None, inner: None, ..whole }), &steps);
-        let wrong = Inner { mac: false, ..whole.inner.unwrap() };
+        let wrong = Inner { has_mac: false, ..whole.inner.unwrap() };
         check(with(Pair { inner: Some(wrong), ..whole }), &[&[Step::RemoveOuter(11)], &steps[..]].concat());
         let bare = Outer { settled: false, ..whole.outer.unwrap() };
-        check(with(Pair { outer: Some(bare), ..whole }), &[Step::SettleOuter(Own)]);
-        check(with(Pair { routed: false, ..whole }), &[Step::RouteServices(Own)]);
+        check(with(Pair { outer: Some(bare), ..whole }), &[Step::SettleOuter(Node)]);
+        check(with(Pair { routed: None, ..whole }), &[Step::RouteServices(Node, OWN)]);
         // Without the rule, what has the clients' address takes the pods' way and is answered by the other.
         check(
-            Observed { rule: false, pods: Pair { routed: false, ..settled().pods }, ..settled() },
-            &[Step::AddRule, Step::RouteServices(Way::Bridge)],
+            Observed { rule: Rule::Absent, pods: Pair { routed: None, ..settled().pods }, ..settled() },
+            &[Step::AddRule, Step::RouteServices(Way::Pods, OWN)],
         );
+    }
+
+    #[test]
+    fn a_kernel_without_rules_has_the_nodes_clients_go_by_the_bridge() {
+        let gateway = desired().gateway;
+        let pods = Pair { routed: Some(gateway), ..settled().pods };
+        let without = Observed { rule: Rule::Unknown, node: Pair::default(), pods, ..settled() };
+        check(without.clone(), &[]);
+        check(Observed { pods: settled().pods, ..without }, &[Step::RouteServices(Way::Pods, gateway)]);
     }
 }
