@@ -10,8 +10,8 @@
 //!
 //! * [`namespace`], [`links`]: where portals are, and how packets get there.
 //! * [`sockets`], [`portal`], [`balance`]: a portal's socket, and whom its clients meet.
-//! * [`worker`], [`tcp`], [`relay`], [`pipes`], [`udp`]: the threads and what they do.
-//! * [`budget`]: open files.
+//! * [`worker`], [`tcp`], [`udp`]: the threads and what they do. The bytes of connections go through
+//!   [`coracle_relay`], which also has the budget of open files.
 //!
 //! A namespace of their own, since listeners of the host on all addresses (Docker's, a web server's)
 //! would have the portals' ports. In it, the kernel refuses what no socket answers: portals without
@@ -24,12 +24,9 @@
 //! their reasons there. A change of backends touches no socket.
 
 mod balance;
-mod budget;
 mod links;
 mod namespace;
-mod pipes;
 mod portal;
-mod relay;
 mod sockets;
 mod tcp;
 mod udp;
@@ -43,6 +40,7 @@ use std::{
     time::Duration,
 };
 
+use coracle_relay::Budget;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
@@ -50,7 +48,6 @@ use super::{
     driver::DataPlane,
     table::{Delta, Forward, Frontend, Portal, Stale, Table},
 };
-use budget::Budget;
 use links::{Desired, Links};
 use namespace::Namespace;
 use portal::Service;

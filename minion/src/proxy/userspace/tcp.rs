@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use coracle_relay::relay;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -21,7 +22,6 @@ use tokio::{
 
 use super::{
     portal::Service,
-    relay::relay,
     sockets::{connection_options, random},
     worker::{Context, Task},
 };

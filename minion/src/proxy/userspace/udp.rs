@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use coracle_relay::Budget;
 use nix::{
     cmsg_space, libc,
     sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg},
@@ -27,7 +28,7 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{budget::Budget, portal::Service, sockets::random, worker::Context};
+use super::{portal::Service, sockets::random, worker::Context};
 use crate::proxy::table::{Frontend, Portal};
 
 /// Silence after which a flow ends, as long as the kernel tracks one that was answered.

@@ -18,14 +18,13 @@ use std::{
     thread,
 };
 
+use coracle_relay::{Budget, Pipes};
 use tokio::{
     sync::{mpsc, oneshot},
     task::LocalSet,
 };
 
 use super::{
-    budget::Budget,
-    pipes::Pipes,
     portal::Service,
     tcp::{self, Incoming},
     udp::{self, Flows},

@@ -7,7 +7,7 @@ use std::{cell::RefCell, os::fd::OwnedFd};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::budget::Budget;
+use crate::Budget;
 
 /// Room of a pipe.
 pub(super) const PIPE_BYTES: usize = 256 << 10;
@@ -26,7 +26,7 @@ pub(super) struct Pipe {
 
 /// The pipes of one worker.
 #[derive(Debug)]
-pub(super) struct Pipes {
+pub struct Pipes {
     budget: Budget,
     pool: RefCell<Pool>,
 }
@@ -45,7 +45,8 @@ pub(super) struct Lease<'a> {
 }
 
 impl Pipes {
-    pub(super) fn new(budget: Budget) -> Self {
+    /// No pipe yet; those to come are of the budget.
+    pub fn new(budget: Budget) -> Self {
         Self { budget, pool: RefCell::default() }
     }
 

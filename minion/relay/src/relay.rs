@@ -14,6 +14,7 @@ use std::{
     task::{Poll, ready},
 };
 
+use futures_util::future::LocalBoxFuture;
 use rustix::pipe::{SpliceFlags, splice};
 use tokio::{
     io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf},
@@ -23,7 +24,7 @@ use tokio::{
     },
 };
 
-use super::pipes::{PIPE_BYTES, Pipe, Pipes};
+use crate::pipes::{PIPE_BYTES, Pipe, Pipes};
 
 /// A read of so much begins a stream; one of less ends it.
 const BUFFER_BYTES: usize = 16 << 10;
@@ -37,10 +38,18 @@ thread_local! {
 /// # Errors
 ///
 /// What happened to either side, which must then be told to the other.
-pub(super) async fn relay(client: &mut TcpStream, backend: &mut TcpStream, pipes: &Pipes) -> io::Result<()> {
-    let ((mut from_client, to_client), (mut from_backend, to_backend)) = (client.split(), backend.split());
-    tokio::try_join!(carry(&mut from_client, to_backend, pipes), carry(&mut from_backend, to_client, pipes))?;
-    Ok(())
+///
+/// The future is boxed so that its code is this crate's: one that the caller holds would be built as the caller is.
+pub fn relay<'a>(
+    client: &'a mut TcpStream,
+    backend: &'a mut TcpStream,
+    pipes: &'a Pipes,
+) -> LocalBoxFuture<'a, io::Result<()>> {
+    Box::pin(async move {
+        let ((mut from_client, to_client), (mut from_backend, to_backend)) = (client.split(), backend.split());
+        tokio::try_join!(carry(&mut from_client, to_backend, pipes), carry(&mut from_backend, to_client, pipes))?;
+        Ok(())
+    })
 }
 
 /// How a part of a stream ended.

@@ -18,7 +18,7 @@ const UNLIMITED: usize = 1 << 20;
 
 /// What may be open.
 #[derive(Debug, Clone)]
-pub(super) struct Budget {
+pub struct Budget {
     free: Arc<Semaphore>,
     limit: usize,
     told: Arc<AtomicBool>,
@@ -26,7 +26,7 @@ pub(super) struct Budget {
 
 impl Budget {
     /// The process' limit, raised as far as it may be.
-    pub(super) fn of_process() -> Self {
+    pub fn of_process() -> Self {
         Self::new(open_files::raise_limit().unwrap_or(UNLIMITED))
     }
 
@@ -36,22 +36,22 @@ impl Budget {
     }
 
     /// The most sockets that portals may have: the rest is for connections.
-    pub(super) fn portals_max(&self) -> usize {
+    pub fn portals_max(&self) -> usize {
         self.limit / 4 * 3
     }
 
     /// The most flows of UDP.
-    pub(super) fn flows_max(&self) -> usize {
+    pub fn flows_max(&self) -> usize {
         self.limit / 8
     }
 
     /// Takes so many, if they are free.
-    pub(super) fn try_take(&self, count: u32) -> Option<OwnedSemaphorePermit> {
+    pub fn try_take(&self, count: u32) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.free).try_acquire_many_owned(count).ok()
     }
 
     /// Takes so many for a connection, and waits for them if need be. Cancel-safe.
-    pub(super) async fn take(&self, count: u32) -> Option<OwnedSemaphorePermit> {
+    pub async fn take(&self, count: u32) -> Option<OwnedSemaphorePermit> {
         if let Some(taken) = self.try_take(count) {
             return Some(taken);
         }

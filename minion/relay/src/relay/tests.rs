@@ -9,7 +9,8 @@ use tokio::{
     task::{JoinHandle, LocalSet},
 };
 
-use super::{super::budget::Budget, *};
+use super::*;
+use crate::Budget;
 
 /// A client and a backend with a relay between them; and how that ends.
 async fn scene() -> (TcpStream, TcpStream, JoinHandle<bool>) {
