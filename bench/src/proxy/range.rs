@@ -53,7 +53,8 @@ impl Range {
         }
         let node = range.node().to_owned();
         let bridge = format!("cor-{CLUSTER}");
-        ip(&format!("-n {node} link add {bridge} type bridge"))?;
+        // As Docker's bridges have one: without, it changes with the ports, and pods look for the old one.
+        ip(&format!("-n {node} link add {bridge} address 02:42:0a:5b:01:01 type bridge"))?;
         ip(&format!("-n {node} addr add {GATEWAY}/24 dev {bridge}"))?;
         ip(&format!("-n {node} link set {bridge} up"))?;
         // As the pod network leaves it to the userspace plane to have a better one.

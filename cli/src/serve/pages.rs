@@ -1,9 +1,9 @@
 //! Pages of memory for a server: small while it is, huge once it has grown.
 //!
 //! The allocator asks the kernel for huge pages (`madvise(2)`, 2 MiB on x86-64). They would double what a small
-//! server holds, so that the process vetoes them at first; one that holds gigabytes spends a good part of its time
-//! on finding its pages without them. Two or three are there before the veto, since the allocator is older than
-//! `main`.
+//! server holds, so that the process vetoes them at first; one that holds gigabytes spends a tenth of its time on
+//! finding its pages without them (`docs/benchmarks.md`). Two are there before the veto, since the allocator is older
+//! than `main`.
 //!
 //! The veto goes over to the children, all of which are small and short.
 
