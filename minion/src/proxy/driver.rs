@@ -1,11 +1,11 @@
 //! Follows the feeds and keeps a data plane equal to them.
 //!
-//! Invariant: `applied` is what the data plane holds, or `None` where that is not known; then the
-//! next run loads everything. One run at a time; what arrives meanwhile goes into the next. Flows are
+//! Invariant: `in_force` is what the data plane holds, as long as that is `known`; otherwise it is
+//! what it last held, whose flows there may be, and the next run loads everything. One run at a time; what arrives meanwhile goes into the next. Flows are
 //! cut beside the runs: with hundreds of thousands of connections on the host, the kernel takes its
 //! time to find them.
 
-use std::{collections::BTreeSet, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::Future, pin::pin, time::Duration};
 
 use futures_util::future::{Fuse, FusedFuture, FutureExt};
 use tokio::{sync::watch, time::Instant};
@@ -46,6 +46,12 @@ pub(super) trait DataPlane: Send {
     fn disturbed(&mut self) -> impl Future<Output = &'static str> + Send;
 }
 
+/// What a data plane is told next.
+enum Run {
+    Change(Delta),
+    Load(Table),
+}
+
 /// Runs until `stop` or the end of a feed.
 pub(super) async fn run<P: DataPlane>(
     mut plane: P,
@@ -55,9 +61,8 @@ pub(super) async fn run<P: DataPlane>(
     stop: CancellationToken,
 ) {
     let mut inputs = Inputs::new(site);
-    let mut applied: Option<Arc<Table>> = None;
-    // The last table known to have been in force: whose flows there may be.
-    let mut last = Arc::new(Table::default());
+    let mut in_force = Table::default();
+    let mut known = false;
     let mut dirty = true;
     let mut next = Instant::now();
     let mut repair_from = next;
@@ -79,9 +84,9 @@ pub(super) async fn run<P: DataPlane>(
                 dirty = true;
                 continue;
             }
-            reason = plane.disturbed(), if applied.is_some() => {
+            reason = plane.disturbed(), if known => {
                 tracing::warn!(reason, "what the service proxy set on the host was changed by others; setting it again");
-                (applied, dirty) = (None, true);
+                (known, dirty) = (false, true);
                 next = next.max(repair_from);
                 continue;
             }
@@ -89,19 +94,21 @@ pub(super) async fn run<P: DataPlane>(
         }
         feeds.drain(&mut inputs);
         dirty = false;
-        let table = Arc::new(Table::build(&inputs));
         let changes = inputs.endpoints_changes();
-        let delta = applied.as_ref().map(|applied| diff(applied, &table));
-        if delta.as_ref().is_some_and(Delta::is_empty) {
+        let touched = inputs.take_touched();
+        let run = match known {
+            true => Run::Change(in_force.changes(&inputs, &touched)),
+            false => Run::Load(Table::build(&inputs)),
+        };
+        if matches!(&run, Run::Change(delta) if delta.is_empty()) {
             feeds.in_force.send_replace(changes);
             continue;
         }
         let started = Instant::now();
-        let full = delta.is_none();
         let work = async {
-            match &delta {
-                Some(delta) => plane.update(delta).await,
-                None => plane.load(&table).await,
+            match &run {
+                Run::Change(delta) => plane.update(delta).await,
+                Run::Load(table) => plane.load(table).await,
             }
         };
         let result = {
@@ -125,21 +132,22 @@ pub(super) async fn run<P: DataPlane>(
         let took = started.elapsed();
         match result {
             Ok(()) => {
-                let changed = delta.as_ref().map_or(table.portals().len(), |d| d.portals.len());
-                let (portals, refusing) = (table.portals().len(), table.refusing());
-                tracing::debug!(full, ?took, changed, portals, refusing, "service table applied");
                 next = Instant::now() + (took * PAUSE_FACTOR).min(PAUSE_MAX);
-                if full {
-                    repair_from = Instant::now() + REPAIR_INTERVAL;
-                }
                 retry = RETRY_MIN;
-                match (&delta, &applied) {
-                    // The same two tables.
-                    (Some(delta), Some(applied)) if Arc::ptr_eq(applied, &last) => stale.extend(delta.stale()),
-                    _ => stale.extend(diff(&last, &table).stale().chain(table.early())),
+                match run {
+                    Run::Change(delta) => {
+                        tracing::debug!(?took, portals = delta.portals.len(), "service table changed");
+                        stale.extend(delta.stale());
+                        in_force.apply(delta);
+                    }
+                    Run::Load(table) => {
+                        let (portals, refusing) = (table.portals().len(), table.refusing());
+                        tracing::debug!(?took, portals, refusing, "service table loaded");
+                        repair_from = Instant::now() + REPAIR_INTERVAL;
+                        stale.extend(diff(&in_force, &table).stale().chain(table.early()));
+                        (in_force, known) = (table, true);
+                    }
                 }
-                last = Arc::clone(&table);
-                applied = Some(table);
                 feeds.in_force.send_replace(changes);
                 synced.send_replace(true);
             }
@@ -148,7 +156,7 @@ pub(super) async fn run<P: DataPlane>(
                 if retry == RETRY_MIN || retry == RETRY_MAX {
                     tracing::warn!(%error, cause, "the service table was not applied; trying again in full");
                 }
-                (applied, dirty) = (None, true);
+                (known, dirty) = (false, true);
                 next = Instant::now() + retry;
                 retry = (retry * 2).min(RETRY_MAX);
             }

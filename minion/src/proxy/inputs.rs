@@ -1,11 +1,14 @@
 //! The facts of services and endpoints that matter to the proxy, kept from their watches.
 //!
-//! Invariant: holds one entry for each object that the last list or event showed, reduced to
-//! portals and addresses; an object that means nothing to the proxy leaves an empty entry.
+//! Invariants: holds one entry for each object that the last list or event showed, reduced to
+//! portals and addresses; an object that means nothing to the proxy leaves an empty entry. `claims`
+//! has every portal of every service, and `touched` every portal that may lead elsewhere than when it
+//! was last taken, so that a change costs what it touches and not what there is.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddrV4},
+    sync::Arc,
 };
 
 use coracle_api::{
@@ -20,7 +23,8 @@ use super::table::{Backends, Forward, Frontend, Portal, Protocol};
 /// Seconds of session affinity when the service names none, as in core/v1.
 const AFFINITY_SECONDS: u32 = 10_800;
 
-type Key = (String, String);
+/// Namespace and name.
+type Key = Arc<(String, String)>;
 /// Name and protocol: what a port of a service and a port of its endpoints have in common.
 type PortKey = (String, Protocol);
 
@@ -52,12 +56,17 @@ struct Ready {
     local: Backends,
 }
 
+type Ports = BTreeMap<PortKey, Ready>;
+
 /// Services and endpoints as last seen.
 #[derive(Debug, Default)]
 pub struct Inputs {
     site: Site,
     services: BTreeMap<Key, Facts>,
-    endpoints: BTreeMap<Key, BTreeMap<PortKey, Ready>>,
+    endpoints: BTreeMap<Key, Ports>,
+    /// Who wants to have which portal. The first one has it.
+    claims: BTreeSet<(Portal, Key)>,
+    touched: BTreeSet<Portal>,
     services_listed: bool,
     endpoints_listed: bool,
     endpoints_changes: u64,
@@ -76,8 +85,33 @@ impl Inputs {
 
     /// Takes in a change of services.
     pub fn apply_service(&mut self, change: Change<Service>) {
-        self.services_listed |= matches!(change, Change::Replaced(_));
-        apply("services", &mut self.services, change, |s| facts_of(s, &self.site));
+        match change {
+            Change::Replaced(all) => {
+                self.services_listed = true;
+                self.touched.extend(self.claims.iter().map(|(portal, _)| *portal));
+                self.services = all.iter().map(|s| (key_of(&**s), facts_of(s, &self.site))).collect();
+                self.claims = self.services.iter().flat_map(|(key, facts)| facts.claims(key)).collect();
+                self.touched.extend(self.claims.iter().map(|(portal, _)| *portal));
+            }
+            Change::Applied(service) => {
+                let key = key_of(&*service);
+                self.withdraw(&key);
+                let facts = facts_of(&service, &self.site);
+                self.touched.extend(facts.portals());
+                self.claims.extend(facts.claims(&key));
+                self.services.insert(key, facts);
+            }
+            Change::Deleted(service) => self.withdraw(&key_of(&*service)),
+            Change::Interrupted(error) => tracing::debug!(kind = "services", error, "the proxy keeps what it knows"),
+        }
+    }
+
+    fn withdraw(&mut self, key: &Key) {
+        let Some(facts) = self.services.remove(key) else { return };
+        self.touched.extend(facts.portals());
+        for claim in facts.claims(key) {
+            self.claims.remove(&claim);
+        }
     }
 
     /// How many changes of endpoints were taken in.
@@ -88,41 +122,73 @@ impl Inputs {
     /// Takes in a change of endpoints.
     pub fn apply_endpoints(&mut self, change: Change<Endpoints>) {
         self.endpoints_changes += 1;
-        self.endpoints_listed |= matches!(change, Change::Replaced(_));
-        apply("endpoints", &mut self.endpoints, change, |e| ready_of(e, &self.site));
+        let key = match change {
+            Change::Replaced(all) => {
+                self.endpoints_listed = true;
+                self.endpoints = all.iter().map(|e| (key_of(&**e), ready_of(e, &self.site))).collect();
+                self.touched.extend(self.claims.iter().map(|(portal, _)| *portal));
+                return;
+            }
+            Change::Applied(endpoints) => {
+                let key = key_of(&*endpoints);
+                self.endpoints.insert(Arc::clone(&key), ready_of(&endpoints, &self.site));
+                key
+            }
+            Change::Deleted(endpoints) => {
+                let key = key_of(&*endpoints);
+                self.endpoints.remove(&key);
+                key
+            }
+            Change::Interrupted(error) => {
+                tracing::debug!(kind = "endpoints", error, "the proxy keeps what it knows");
+                return;
+            }
+        };
+        self.touched.extend(self.services.get(&key).into_iter().flat_map(Facts::portals));
     }
 
-    /// Every portal and what it does, by namespace and name of the service.
+    /// The portals that may lead elsewhere than at the last call.
+    pub fn take_touched(&mut self) -> BTreeSet<Portal> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// Every portal and what it does, in order. Where two services claim one, the first by namespace
+    /// and name has it.
     pub fn portals(&self) -> impl Iterator<Item = (Portal, Forward)> {
-        self.services.iter().flat_map(|(key, facts)| {
-            let endpoints = self.endpoints.get(key);
-            facts.ports.iter().map(move |(portal, port)| {
-                let local = if matches!(portal.at, Frontend::Service(_)) { facts.local.0 } else { facts.local.1 };
-                let ready = endpoints.and_then(|e| e.get(port));
-                let backends = ready.map(|ready| if local { &ready.local } else { &ready.all }).cloned();
-                let backends = backends.unwrap_or_else(|| Backends::from([]));
-                (*portal, Forward { backends, sticky: facts.sticky })
-            })
-        })
+        let mut last = None;
+        let firsts = self.claims.iter().filter(move |(portal, _)| last.replace(*portal) != Some(*portal));
+        firsts.filter_map(|(portal, key)| Some((*portal, self.forward_of(portal, key)?)))
+    }
+
+    /// What a portal does, if a service has it.
+    pub fn forward(&self, portal: &Portal) -> Option<Forward> {
+        let (claimed, key) = self.claims.range((*portal, Key::default())..).next()?;
+        self.forward_of(portal, key).filter(|_| claimed == portal)
+    }
+
+    fn forward_of(&self, portal: &Portal, key: &Key) -> Option<Forward> {
+        let facts = self.services.get(key)?;
+        let (_, port) = facts.ports.iter().find(|(own, _)| own == portal)?;
+        let local = if matches!(portal.at, Frontend::Service(_)) { facts.local.0 } else { facts.local.1 };
+        let ready = self.endpoints.get(key).and_then(|ports| ports.get(port));
+        let backends = ready.map(|ready| if local { &ready.local } else { &ready.all }).cloned();
+        Some(Forward { backends: backends.unwrap_or_else(|| Backends::from([])), sticky: facts.sticky })
     }
 }
 
-fn apply<T: TypedObject, F>(kind: &str, facts: &mut BTreeMap<Key, F>, change: Change<T>, facts_of: impl Fn(&T) -> F) {
-    match change {
-        Change::Replaced(all) => *facts = all.iter().map(|o| (key_of(&**o), facts_of(o))).collect(),
-        Change::Applied(object) => {
-            facts.insert(key_of(&*object), facts_of(&object));
-        }
-        Change::Deleted(object) => {
-            facts.remove(&key_of(&*object));
-        }
-        Change::Interrupted(error) => tracing::debug!(kind, error, "the proxy keeps what it knows"),
+impl Facts {
+    fn portals(&self) -> impl Iterator<Item = Portal> {
+        self.ports.iter().map(|(portal, _)| *portal)
+    }
+
+    fn claims(&self, key: &Key) -> impl Iterator<Item = (Portal, Key)> {
+        self.portals().map(|portal| (portal, Arc::clone(key)))
     }
 }
 
 fn key_of<T: TypedObject>(object: &T) -> Key {
     let meta = object.metadata();
-    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+    Arc::new((meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default()))
 }
 
 /// Portals of a service: none without an address of its own in the service range (headless,
@@ -164,7 +230,7 @@ fn facts_of(service: &Service, site: &Site) -> Facts {
 
 /// Ready addresses by port. Addresses that a packet must never be sent to on behalf of a client
 /// (loopback, multicast, another portal) are left out.
-fn ready_of(endpoints: &Endpoints, site: &Site) -> BTreeMap<PortKey, Ready> {
+fn ready_of(endpoints: &Endpoints, site: &Site) -> Ports {
     let mut all: BTreeMap<PortKey, Vec<(SocketAddrV4, bool)>> = BTreeMap::new();
     for subset in endpoints.subsets.iter().flatten() {
         let addresses: Vec<(Ipv4Addr, bool)> = (subset.addresses.iter().flatten())
@@ -201,9 +267,13 @@ fn port_number(port: i32) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
-    use super::{super::table::Table, *};
+    use super::{
+        super::table::{Table, diff},
+        *,
+    };
 
     fn site() -> Site {
         let external = vec!["203.0.113.0/24".parse().unwrap()];
@@ -374,5 +444,68 @@ mod tests {
         check(&inputs, &[("tcp/10.0.0.5:80", &[])]);
         inputs.apply_service(Change::deleted(a));
         check(&inputs, &[]);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Service(Change<Service>),
+        Endpoints(Change<Endpoints>),
+    }
+
+    /// Few names, addresses and ports, so that services claim the same portals and lose them.
+    fn step() -> impl Strategy<Value = Step> {
+        let named = || (prop::sample::select(vec!["a", "b", "c"]), 1u8..3, 80u16..82, any::<bool>());
+        let service = || {
+            named().prop_map(|(name, host, port, node)| {
+                let (kind, node_port) = if node { ("NodePort", 30_000 + port) } else { ("ClusterIP", 0) };
+                let ports = json!([{"name": "x", "port": port, "nodePort": node_port}, {"name": "y", "port": 90}]);
+                let spec = json!({"clusterIP": format!("10.0.0.{host}"), "type": kind, "ports": ports});
+                serde_json::from_value::<Service>(service(name, spec)).unwrap()
+            })
+        };
+        let of_service = || {
+            named().prop_map(|(name, host, port, more)| {
+                let ports = json!([{"name": if more { "x" } else { "y" }, "port": port}]);
+                let subsets = json!([{"addresses": [{"ip": format!("10.244.0.{host}")}], "ports": ports}]);
+                serde_json::from_value::<Endpoints>(endpoints(name, subsets)).unwrap()
+            })
+        };
+        prop_oneof![
+            6 => service().prop_map(|s| Step::Service(Change::applied(s))),
+            3 => service().prop_map(|s| Step::Service(Change::deleted(s))),
+            1 => prop::collection::vec(service(), 0..3).prop_map(|all| Step::Service(Change::replaced(all))),
+            6 => of_service().prop_map(|e| Step::Endpoints(Change::applied(e))),
+            3 => of_service().prop_map(|e| Step::Endpoints(Change::deleted(e))),
+            1 => of_service().prop_map(|e| Step::Endpoints(Change::replaced(vec![e]))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_touched_is_all_that_changes(runs in prop::collection::vec(prop::collection::vec(step(), 0..3), 1..12)) {
+            let mut inputs = Inputs::new(site());
+            let mut table = Table::default();
+            for steps in runs {
+                for step in steps {
+                    match step {
+                        Step::Service(change) => inputs.apply_service(change),
+                        Step::Endpoints(change) => inputs.apply_endpoints(change),
+                    }
+                }
+                let touched = inputs.take_touched();
+                let whole = Table::build(&inputs);
+                let delta = table.changes(&inputs, &touched);
+                prop_assert_eq!(&delta, &diff(&table, &whole));
+                table.apply(delta);
+                prop_assert!(diff(&table, &whole).is_empty());
+                let mut wanted = BTreeMap::new();
+                for (key, facts) in &inputs.services {
+                    for portal in facts.portals() {
+                        wanted.entry(portal).or_insert_with(|| inputs.forward_of(&portal, key).unwrap());
+                    }
+                }
+                prop_assert_eq!(whole.portals(), &wanted);
+            }
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! What the proxy must do, as a value: which portal leads to which backends.
 //!
-//! Invariant: a [`Table`] is a function of its [`Inputs`] alone, and a [`Delta`] of two tables.
+//! Invariant: what clients meet at a [`Table`] is a function of its [`Inputs`] alone, and a [`Delta`]
+//! of two tables.
 
 use std::{
     cmp::Ordering,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Display},
     net::{Ipv4Addr, SocketAddrV4},
     sync::Arc,
@@ -146,14 +147,29 @@ pub struct Table {
 }
 
 impl Table {
-    /// The table of these services and endpoints. Where two services claim a portal, the first by
-    /// namespace and name has it.
+    /// The table of these services and endpoints.
     pub fn build(inputs: &Inputs) -> Self {
-        // Sorted first: a map is made of what is in order much faster than piece by piece.
-        let mut portals: Vec<_> = inputs.portals().collect();
-        portals.sort_by_key(|(portal, _)| *portal);
-        portals.dedup_by_key(|(portal, _)| *portal);
-        Self::from(BTreeMap::from_iter(portals))
+        Self { portals: inputs.portals().collect() }
+    }
+
+    /// What must change so that this becomes the table of these inputs, which differ from those of
+    /// before at these portals at most.
+    pub fn changes(&self, inputs: &Inputs, touched: &BTreeSet<Portal>) -> Delta {
+        let mut delta = Delta::default();
+        for portal in touched {
+            delta.note(portal, self.portals.get(portal), inputs.forward(portal).as_ref());
+        }
+        delta
+    }
+
+    /// Takes a change in. Clients then meet the same as with the table that it leads to.
+    pub fn apply(&mut self, delta: Delta) {
+        for (portal, (_, after)) in delta.portals {
+            match after {
+                Some(forward) => self.portals.insert(portal, forward),
+                None => self.portals.remove(&portal),
+            };
+        }
     }
 
     /// Every portal and what it does.
@@ -192,6 +208,13 @@ pub struct Delta {
 }
 
 impl Delta {
+    fn note(&mut self, portal: &Portal, before: Option<&Forward>, after: Option<&Forward>) {
+        let (before, after) = (effect(portal, before), effect(portal, after));
+        if before != after {
+            self.portals.insert(*portal, (before.cloned(), after.cloned()));
+        }
+    }
+
     /// Whether nothing changes for any packet.
     pub fn is_empty(&self) -> bool {
         self.portals.is_empty()
@@ -234,13 +257,7 @@ pub fn backends(side: &Option<Forward>) -> &[SocketAddrV4] {
 /// What must change so that `old` becomes `new`. Goes through both side by side, since of tens of
 /// thousands of portals nearly all are the same.
 pub fn diff(old: &Table, new: &Table) -> Delta {
-    let mut portals = BTreeMap::new();
-    let mut note = |portal: &Portal, before: Option<&Forward>, after: Option<&Forward>| {
-        let (before, after) = (effect(portal, before), effect(portal, after));
-        if before != after {
-            portals.insert(*portal, (before.cloned(), after.cloned()));
-        }
-    };
+    let mut delta = Delta::default();
     let (mut olds, mut news) = (old.portals.iter().peekable(), new.portals.iter().peekable());
     loop {
         let order = match (olds.peek(), news.peek()) {
@@ -252,10 +269,10 @@ pub fn diff(old: &Table, new: &Table) -> Delta {
         let before = if order.is_le() { olds.next() } else { None };
         let after = if order.is_ge() { news.next() } else { None };
         if let Some((portal, _)) = before.or(after) {
-            note(portal, before.map(|(_, forward)| forward), after.map(|(_, forward)| forward));
+            delta.note(portal, before.map(|(_, forward)| forward), after.map(|(_, forward)| forward));
         }
     }
-    Delta { portals }
+    delta
 }
 
 /// What a client at the portal meets: `None` where it makes no difference whether the portal exists.
