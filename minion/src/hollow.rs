@@ -43,8 +43,11 @@ use crate::{
 /// Minions joining at once: enough to keep the master busy, few enough to be answered in time.
 const JOINING_MAX: usize = 256;
 
-/// New pods begun at once by all of them: they share this process's cores, and pods that are half begun its memory.
-const TURNS: usize = 1024;
+/// New pods begun at once by all of them where engines take no time: they share the caches of this process, and more
+/// at once cost a fifth more each.
+const TURNS: usize = 64;
+/// The same where they take their time: pods that are half begun share this process's memory.
+const TURNS_OF_SLOW: usize = 1024;
 
 /// What is simulated.
 #[derive(Debug, Clone)]
@@ -97,7 +100,8 @@ impl HollowMinions {
         parts.run("service watch", feed::run(reflector, vec![changes], parts.token()));
         parts.run("services", services::follow(queue, seen));
 
-        let turns = Arc::new(Semaphore::new(TURNS));
+        let turns = if config.delays == Delays::NONE { TURNS } else { TURNS_OF_SLOW };
+        let turns = Arc::new(Semaphore::new(turns));
         let join = |number| {
             let (facts, shared) = (config.facts(number), (services.clone(), turns.clone()));
             join(&config, [&client, &beats], &cluster, &networks, deadline, facts, shared)

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Method;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -212,9 +212,13 @@ impl<T: TypedObject> Api<T> {
         self.send(Method::PUT, &self.path(Some(name), Some(Subresource::Status)), Some(object)).await
     }
 
-    /// [`Api::update_status`] for a caller who knows what the answer will be.
-    pub async fn write_status(&self, name: &str, object: &T) -> Result<(), ClientError> {
-        let body = Bytes::from(crate::kinds::Object::to_json(object));
+    /// [`Api::update_status`] with the latest winning, for a caller who has the status written out already and knows
+    /// what the answer will be. `uid` guards against a namesake.
+    pub async fn write_status(&self, name: &str, uid: Option<&str>, status: &RawValue) -> Result<(), ClientError> {
+        let metadata = Identity { name, namespace: self.namespace.as_deref(), uid };
+        let body = StatusOf { api_version: "v1", kind: T::row().kind, metadata, status };
+        // Of text alone, it always can be written out.
+        let body = Bytes::from(serde_json::to_vec(&body).unwrap_or_default());
         let path = self.path(Some(name), Some(Subresource::Status)) + "?fieldValidation=Ignore";
         self.transport.json(Method::PUT, &path, Some(body)).await.map(drop)
     }
@@ -231,6 +235,25 @@ impl<T: TypedObject> Api<T> {
         let body = Bytes::from(options.to_string());
         self.transport.json(Method::DELETE, &self.path(Some(name), None), Some(body)).await.map(drop)
     }
+}
+
+/// An object of which only the status is told.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StatusOf<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    metadata: Identity<'a>,
+    status: &'a RawValue,
+}
+
+#[derive(Serialize)]
+struct Identity<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<&'a str>,
 }
 
 fn query(params: &ListParams, extra: &[(&str, &str)]) -> String {

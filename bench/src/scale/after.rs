@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use super::{
     NAMESPACES, PATIENCE, exactly,
     follower::{Follower, Stage},
-    minions::{self, Minions},
+    minions::Minions,
 };
 use crate::api::{connection::Connection, histogram::Histogram, target::Target, wire};
 
@@ -87,12 +87,12 @@ pub(super) async fn mass_death(
     doomed: Minions,
     pods: usize,
 ) -> Result<(usize, Duration)> {
-    let on = |number: usize| async move {
-        let fields = format!("spec.nodeName={}", minions::doomed(number));
+    let on = |name: String| async move {
+        let fields = format!("spec.nodeName={name}");
         let list = client.all::<Pod>().list(&ListParams { fields, ..Default::default() }).await?;
         anyhow::Ok(list.items.len())
     };
-    let counts = stream::iter(0..doomed.count()).map(on).buffered(WRITES_AT_ONCE);
+    let counts = stream::iter(doomed.names()).map(on).buffered(WRITES_AT_ONCE);
     let lost = counts.try_fold(0, async |sum, count| Ok(sum + count)).await?;
     let before = follower.count(Stage::Running);
     let begun = Instant::now();

@@ -1,4 +1,4 @@
-//! The process of the simulated minions.
+//! The processes of the simulated minions.
 
 use std::{
     net::SocketAddr,
@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 use coracle_tests::{coracle, measure};
+use futures_util::future::try_join_all;
 
 use crate::api::subject::{THREADS, kill, spawn};
 
@@ -19,15 +20,9 @@ pub(super) const PREFIX: &str = "hollow";
 /// Of those that are to die.
 pub(super) const DOOMED: &str = "doomed";
 
-/// A minion's node.
-pub(super) fn name_of(number: usize) -> String {
-    format!("{PREFIX}-{number:05}")
-}
-
-/// The node of one that is to die.
-pub(super) fn doomed(number: usize) -> String {
-    format!("{DOOMED}-{number:05}")
-}
+/// So many stand in for hosts of their own, which would not wait for each other's tasks: as many as the machine of the
+/// published figures has cores.
+const PROCESSES: usize = 2;
 
 /// Where minions are, and what they are like.
 #[derive(Debug, Clone, Copy)]
@@ -41,21 +36,56 @@ pub(super) struct Cluster<'a> {
     pub(super) dir: &'a Path,
 }
 
-/// A running process.
+/// Running minions.
 #[derive(Debug)]
-pub(super) struct Minions {
+pub(super) struct Minions(Vec<Process>);
+
+#[derive(Debug)]
+struct Process {
     child: Option<Child>,
     pid: u32,
+    /// What the names of its minions begin with.
+    prefix: String,
     count: usize,
     log: PathBuf,
 }
 
 impl Minions {
-    /// A process of so many, whose names begin so.
+    /// So many, whose names begin so.
     pub(super) fn start(prefix: &str, count: usize, of: &Cluster<'_>) -> Result<Self> {
+        let part = |n: usize| (count + PROCESSES - 1 - n) / PROCESSES;
+        let started =
+            (0..PROCESSES).filter(|n| part(*n) > 0).map(|n| Process::start(format!("{prefix}{n}"), part(n), of));
+        started.collect::<Result<_>>().map(Self)
+    }
+
+    /// Returns when all have joined.
+    pub(super) async fn joined(&self) -> Result<()> {
+        try_join_all(self.0.iter().map(Process::joined)).await.map(drop)
+    }
+
+    /// The names of their nodes.
+    pub(super) fn names(&self) -> impl Iterator<Item = String> {
+        self.0.iter().flat_map(|process| (0..process.count).map(|number| format!("{}-{number:05}", process.prefix)))
+    }
+
+    /// Processor time so far.
+    pub(super) fn cpu(&self) -> Result<Duration> {
+        let times = self.0.iter().map(|process| Ok(Duration::from_millis(measure::cpu_ticks(process.pid)? * 10)));
+        times.sum()
+    }
+
+    /// Resident bytes.
+    pub(super) fn resident(&self) -> Result<u64> {
+        self.0.iter().map(|process| measure::resident_bytes(process.pid)).sum()
+    }
+}
+
+impl Process {
+    fn start(prefix: String, count: usize, of: &Cluster<'_>) -> Result<Self> {
         let Cluster { master, pods_max, threads, dir } = *of;
         let log = dir.join(format!("{prefix}.log"));
-        // Thousands of hosts stand in one process beside the master's: they give way to it, as hosts of their own would.
+        // Thousands of hosts stand in each process, beside the master's: they give way to it, as hosts of their own would.
         let mut command = Command::new("nice");
         command.arg("-n").arg("10").arg(coracle()).args([
             "minion",
@@ -64,14 +94,13 @@ impl Minions {
             "--hollow",
             &count.to_string(),
         ]);
-        command.args(["--name", prefix]).env(THREADS, threads.to_string());
+        command.args(["--name", &prefix]).env(THREADS, threads.to_string());
         command.args(["--hollow-pods", &pods_max.to_string(), "--hollow-cpus", "32", "--hollow-memory", "64"]);
         let child = spawn(&mut command, &log)?;
-        Ok(Self { pid: child.id(), child: Some(child), count, log })
+        Ok(Self { pid: child.id(), child: Some(child), prefix, count, log })
     }
 
-    /// Returns when all have joined.
-    pub(super) async fn joined(&self) -> Result<()> {
+    async fn joined(&self) -> Result<()> {
         let deadline = Instant::now() + JOIN_LIMIT;
         loop {
             let log = std::fs::read_to_string(&self.log)?;
@@ -85,24 +114,9 @@ impl Minions {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
-
-    /// How many they are.
-    pub(super) fn count(&self) -> usize {
-        self.count
-    }
-
-    /// Processor time so far.
-    pub(super) fn cpu(&self) -> Result<Duration> {
-        Ok(Duration::from_millis(measure::cpu_ticks(self.pid)? * 10))
-    }
-
-    /// Resident bytes.
-    pub(super) fn resident(&self) -> Result<u64> {
-        measure::resident_bytes(self.pid)
-    }
 }
 
-impl Drop for Minions {
+impl Drop for Process {
     fn drop(&mut self) {
         kill(self.child.take());
     }

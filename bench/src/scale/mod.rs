@@ -1,7 +1,7 @@
 //! `coracle-bench scale`: a real master under thousands of simulated minions.
 //!
 //! ```text
-//!   load ── replication controllers ──> master <── watch, status, beats ── hollow minions (one process)
+//!   load ── replication controllers ──> master <── watch, status, beats ── hollow minions (two processes)
 //!   prober ── reads and writes ───────────┤
 //!   follower <── watch of all pods ───────┘
 //! ```
@@ -76,7 +76,7 @@ pub(crate) struct ScaleArgs {
     /// Then deletes 500 pods a second for so many seconds, kills a tenth of the minions, and resizes all to zero
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     churn: u64,
-    /// Threads for the tasks of the master, and as many for the minions'. Both want both cores, and tasks that change
+    /// Threads for the tasks of the master, and as many for those of each of the minions' two processes. Both want both cores, and tasks that change
     /// threads all the time cost a fifth more
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -137,7 +137,7 @@ pub(crate) fn run(args: &ScaleArgs) -> Result<()> {
 struct Figures {
     nodes: usize,
     pods: usize,
-    /// From the start of the minions' process until all were Ready.
+    /// From the start of the minions' processes until all were Ready.
     joined: Duration,
     /// From the first controller's creation to the last pod Running, as seen by the follower.
     took: Duration,
@@ -188,7 +188,8 @@ async fn one(args: &ScaleArgs, nodes: usize, pods: usize) -> Result<Figures> {
     let joined = begun.elapsed();
 
     let follower = Follower::start(subject.target.address)?;
-    let prober = Prober::start(subject.target.address, minions::name_of(0))?;
+    let probed = minions.names().next().context("a minion")?;
+    let prober = Prober::start(subject.target.address, probed)?;
     let (usage, minions_before) = (Usage::now(&subject)?, minions.cpu()?);
     let samples = args.samples.as_deref().map(|file| Samples::start(&subject, file)).transpose()?;
     let begun = Instant::now();

@@ -40,11 +40,11 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 const RESYNC: Duration = Duration::from_secs(300);
 
 /// The part of a core that one loop may spend looking in the long run: one in so many.
-const SHARE: u32 = 10;
+const SHARE: u32 = 20;
 /// A round that looked no longer than this is followed by the next at once.
-const LOOKS_FREE: Duration = Duration::from_millis(2);
+const LOOKS_FREE: Duration = Duration::from_micros(300);
 /// A round that has looked for so long ends, though keys are left.
-const LOOKS_MAX: Duration = Duration::from_millis(100);
+const LOOKS_MAX: Duration = Duration::from_millis(50);
 /// Longest pause between two rounds.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Batches of changes that are taken in before the keys that they woke are looked at.

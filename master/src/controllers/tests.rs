@@ -70,6 +70,7 @@ async fn who_looked_long_lets_changes_gather() {
     assert_eq!(due_after(&mut queue, LOOKS_FREE), Duration::ZERO);
     let spent = LOOKS_FREE * 10;
     assert_eq!(due_after(&mut queue, spent), spent * (SHARE - 1));
+    assert_eq!(due_after(&mut queue, LOOKS_MAX), LOOKS_MAX * (SHARE - 1), "a whole round is paused for in full");
     assert_eq!(due_after(&mut queue, PAUSE_MAX), PAUSE_MAX);
     queue.wake(key("b"), now + PAUSE_MAX * 2);
     assert_eq!(queue.next_due(), Some(now + PAUSE_MAX * 2), "a pause is no reason to look");

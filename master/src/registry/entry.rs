@@ -11,7 +11,7 @@ use super::{EventType, PodFacts, stored_kinds};
 use crate::store::{StoreError, Stored};
 use bytes::{BufMut, Bytes, BytesMut};
 use compact_str::CompactString;
-use coracle_api::{Kind, Object, StringMap, TypedObject, kinds::decode_typed};
+use coracle_api::{Kind, Object, StringMap, TypedObject, kinds::decode_typed, meta::ObjectMeta};
 use imbl::OrdMap;
 use serde_json::value::RawValue;
 
@@ -310,6 +310,15 @@ impl Entry {
             text.extend([key, "=", value, "\n"]);
         }
         Some(text)
+    }
+
+    /// The metadata, of an object of which nothing else is to be decoded. `None` only if the stored text is none.
+    pub fn metadata(&self) -> Option<ObjectMeta> {
+        #[derive(serde::Deserialize)]
+        struct Outline {
+            metadata: ObjectMeta,
+        }
+        serde_json::from_slice(&self.json).ok().map(|Outline { metadata }| metadata)
     }
 
     /// The typed object. `None` only if the entry is of another kind.

@@ -3,7 +3,8 @@
 //! it, and answers.
 //!
 //! One task, so that nothing else ever changes a snapshot or a ring. While the store makes a group
-//! durable, changes are applied and the next group gathers.
+//! durable, changes are applied and the next group gathers; where many write, until they are as many
+//! as last time, or for a millisecond, since a commit costs much the same whatever is in it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,12 +12,16 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use coracle_api::{ApiError, Kind};
 use futures_util::{FutureExt, future::BoxFuture};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -28,6 +33,12 @@ use crate::store::{Expect, Fence, Op, Outcome, Store, StoreError, Update, Update
 
 /// Writes committed together at most.
 const GROUP_MAX: usize = 1024;
+/// After a group of more than so many writes the next one gathers.
+const FEW: usize = 4;
+/// Enough for a group.
+const GROUP_FULL: usize = 32;
+/// How long after the begin of the last commit a group gathers. The runtime's clock rounds up.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// A write on its way. `content` of `None` deletes.
 #[derive(Debug)]
@@ -125,11 +136,20 @@ pub(super) async fn run(
     let mut waiting: Vec<WriteRequest> = Vec::new();
     let mut flight = Flight::new();
     let mut commit: Option<Commit> = None;
+    let (mut enough, mut gather_until) = (0, Instant::now());
     let mut trim = tokio::time::interval(TRIM_EVERY);
     trim.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        if commit.is_none() {
+        let now = Instant::now();
+        let gathers = waiting.len() < enough && now < gather_until;
+        if commit.is_none() && !gathers {
+            let before = flight.len();
             commit = launch(&registry, &store, &mut waiting, &mut flight);
+            if commit.is_some() {
+                let writes = flight.len() - before;
+                enough = if writes > FEW { writes.min(GROUP_FULL) } else { 0 };
+                gather_until = now + GATHER;
+            }
         }
         let idle = flight.is_empty() && waiting.is_empty();
         let room = GROUP_MAX.saturating_sub(waiting.len());
@@ -149,6 +169,7 @@ pub(super) async fn run(
                 None => return tracing::error!("the store ended"),
             },
             _ = queue.recv_many(&mut waiting, room), if room > 0 => {}
+            () = tokio::time::sleep_until(gather_until), if gathers && commit.is_none() && !waiting.is_empty() => {}
             () = stop.cancelled(), if idle => return,
             now = trim.tick() => registry.inner.shelves.iter().for_each(|shelf| shelf.trim(now)),
         }

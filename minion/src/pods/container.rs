@@ -22,13 +22,14 @@ const HOSTNAME_CHARS_MAX: usize = 63;
 /// The pod's infra container: network, host name, published ports.
 pub fn infra_spec(pod: &Pod, attempt: u32, config: &Config) -> InfraSpec {
     let name = ContainerName::of(pod, labels::INFRA, &infra_hash(pod), attempt);
-    let spec = pod.spec.clone().unwrap_or_default();
+    let none = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&none);
     let host_network = spec.host_network == Some(true);
     InfraSpec {
         labels: name.labels(&config.cluster_id, &config.node),
         name: name.to_string(),
-        hostname: hostname(pod, &spec),
-        ports: if host_network { Vec::new() } else { published_ports(&spec, config) },
+        hostname: hostname(pod, spec),
+        ports: if host_network { Vec::new() } else { published_ports(spec, config) },
         host_network,
     }
 }

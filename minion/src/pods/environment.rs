@@ -32,7 +32,7 @@ pub struct Surroundings<'a> {
 
 /// Names and values, each name once, in the order of first definition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Environment<'a>(IndexMap<Cow<'a, str>, Cow<'a, str>>);
+pub struct Environment<'a>(IndexMap<Cow<'a, str>, Cow<'a, str>, foldhash::fast::RandomState>);
 
 impl Environment<'_> {
     /// The value of a variable.

@@ -50,7 +50,7 @@ mod worker;
 
 pub use coracle_api::clock::Clock;
 pub use manager::{Config, FindError, Inputs, Manager, PlanPod, PodDns, PodQuery};
-pub use report::{ApiReporter, EventType, PodEvent, Report, ReportError};
+pub use report::{ApiReporter, EventType, PodEvent, Report, ReportError, StatusText};
 
 #[cfg(test)]
 mod tests;

@@ -13,10 +13,10 @@ pub use coracle_api::objects::event::EventType;
 use coracle_api::{
     client::{Client, ClientError},
     core::{Event, Pod, PodStatus},
-    meta::ObjectMeta,
     objects::event::{Repeats, Telling, record},
 };
 use jiff::Timestamp;
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::{sync::mpsc, time::Instant};
 
 /// Events waiting to be posted; more are dropped: they are best effort.
@@ -61,10 +61,35 @@ impl PodEvent {
     }
 }
 
+/// A pod's status, and its JSON, by which its echo is known.
+#[derive(Debug)]
+pub struct StatusText {
+    status: Arc<PodStatus>,
+    json: Box<RawValue>,
+}
+
+impl StatusText {
+    /// Writes a status out.
+    pub fn of(status: &Arc<PodStatus>) -> Self {
+        // Of strings and numbers only, it always can be written out.
+        Self { status: Arc::clone(status), json: to_raw_value(&**status).unwrap_or_default() }
+    }
+
+    /// The status.
+    pub fn status(&self) -> &Arc<PodStatus> {
+        &self.status
+    }
+
+    /// The same in JSON.
+    pub fn json(&self) -> &str {
+        self.json.get()
+    }
+}
+
 /// Tells the master about pods.
 pub trait Report: Send + Sync + 'static {
     /// Replaces the pod's status.
-    fn status(&self, pod: &Pod, status: &PodStatus) -> impl Future<Output = Result<(), ReportError>> + Send;
+    fn status(&self, pod: &Pod, status: &StatusText) -> impl Future<Output = Result<(), ReportError>> + Send;
 
     /// Removes the pod object, all of its parts being gone. Guarded by the UID.
     fn delete(&self, pod: &Pod) -> impl Future<Output = Result<(), ReportError>> + Send;
@@ -126,21 +151,11 @@ impl ApiReporter {
 }
 
 impl Report for ApiReporter {
-    async fn status(&self, pod: &Pod, status: &PodStatus) -> Result<(), ReportError> {
+    async fn status(&self, pod: &Pod, status: &StatusText) -> Result<(), ReportError> {
         let (namespace, name) = name_of(pod);
         // Without a resourceVersion: this minion is the status's only writer, so the latest wins.
-        let update = Pod {
-            metadata: ObjectMeta {
-                name: Some(name.to_owned()),
-                namespace: Some(namespace.to_owned()),
-                uid: pod.metadata.uid.clone(),
-                ..Default::default()
-            },
-            spec: None,
-            status: Some(status.clone()),
-        };
         let api = self.client.namespaced::<Pod>(namespace);
-        self.tell(pod, api.write_status(name, &update)).await
+        self.tell(pod, api.write_status(name, pod.metadata.uid.as_deref(), &status.json)).await
     }
 
     async fn delete(&self, pod: &Pod) -> Result<(), ReportError> {
@@ -217,7 +232,7 @@ mod tests {
     use coracle_api::client::{Dial, Duplex};
     use futures_util::future::BoxFuture;
     use http::{Method, Request, Response};
-    use http_body_util::Full;
+    use http_body_util::{BodyExt, Full};
     use hyper::{body::Incoming, server::conn::http1, service::service_fn};
     use hyper_util::rt::TokioIo;
     use serde_json::json;
@@ -261,11 +276,48 @@ mod tests {
         for (stored, gone) in [(Some("u1"), false), (Some("u2"), true), (None, true)] {
             let client = Client::with_dial("192.0.2.1", Arc::new(Contended(stored))).unwrap();
             let reporter = ApiReporter::new(client, "n1");
-            let (told, deleted) = (reporter.status(&pod, &PodStatus::default()).await, reporter.delete(&pod).await);
+            let (told, deleted) =
+                (reporter.status(&pod, &StatusText::of(&Arc::default())).await, reporter.delete(&pod).await);
             assert_eq!(told == Err(ReportError::Gone), gone, "{stored:?}: {told:?}");
             assert!(gone || matches!(told, Err(ReportError::Retry(_))), "{stored:?}: {told:?}");
             assert_eq!(deleted.is_ok(), gone, "{stored:?}: {deleted:?}");
         }
+    }
+
+    /// A master that keeps the bodies it is sent.
+    #[derive(Debug, Clone, Default)]
+    struct Keeping(Arc<Mutex<Vec<String>>>);
+
+    impl Dial for Keeping {
+        fn dial(&self, _: &str) -> BoxFuture<'static, io::Result<Box<dyn Duplex>>> {
+            let (ours, theirs) = tokio::io::duplex(64 << 10);
+            let kept = Arc::clone(&self.0);
+            let service = service_fn(move |request: Request<Incoming>| {
+                let kept = Arc::clone(&kept);
+                async move {
+                    let line = format!("{} {} ", request.method(), request.uri().path());
+                    let body = request.into_body().collect().await.unwrap().to_bytes();
+                    kept.lock().unwrap().push(line + std::str::from_utf8(&body).unwrap());
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("{}"))))
+                }
+            });
+            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(theirs), service));
+            Box::pin(async { Ok(Box::new(ours) as Box<dyn Duplex>) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_status_says_of_which_pod_it_is_and_names_no_version() {
+        let master = Keeping::default();
+        let client = Client::with_dial("192.0.2.1", Arc::new(master.clone())).unwrap();
+        let meta = json!({"name": "p", "namespace": "n", "uid": "u1", "resourceVersion": "7"});
+        let pod: Pod = serde_json::from_value(json!({ "metadata": meta })).unwrap();
+        let status = PodStatus { phase: Some("Running".into()), ..Default::default() };
+        let told = ApiReporter::new(client, "n1").status(&pod, &StatusText::of(&Arc::new(status))).await;
+        assert_eq!(told, Ok(()));
+        let expected = "PUT /api/v1/namespaces/n/pods/p/status {\"apiVersion\":\"v1\",\"kind\":\"Pod\",\
+            \"metadata\":{\"name\":\"p\",\"namespace\":\"n\",\"uid\":\"u1\"},\"status\":{\"phase\":\"Running\"}}";
+        assert_eq!(*master.0.lock().unwrap(), [expected]);
     }
 
     #[test]

@@ -3,14 +3,23 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use coracle_api::{client::Change, core::Service, objects::service::environment};
+use coracle_api::{StringMap, client::Change, core::Service, objects::service::environment, selector};
 use tokio::sync::{mpsc, watch};
 
 /// The services as last known; `None` until they were listed.
 pub type ServicesSeen = watch::Receiver<Option<Services>>;
 
-/// Of each service of a namespace, by name, the variables that tell of it.
-type Namespace = BTreeMap<String, Arc<[(String, String)]>>;
+/// What matters of a service.
+#[derive(Debug)]
+struct Known {
+    /// The variables that tell of it.
+    variables: Box<[(String, String)]>,
+    /// Whom it sends clients to.
+    selector: Option<StringMap>,
+}
+
+/// The services of a namespace, by name.
+type Namespace = BTreeMap<String, Arc<Known>>;
 
 /// All services, by namespace. Copies are cheap and never change.
 #[derive(Debug, Clone, Default)]
@@ -19,13 +28,24 @@ pub struct Services(Arc<BTreeMap<String, Arc<Namespace>>>);
 impl Services {
     /// The services of a namespace, by name, each with the variables that tell of it.
     pub fn of(&self, namespace: &str) -> impl Iterator<Item = (&str, &[(String, String)])> {
-        self.0.get(namespace).into_iter().flat_map(|services| services.iter()).map(|(name, s)| (name.as_str(), &**s))
+        self.known(namespace).map(|(name, service)| (name.as_str(), &*service.variables))
+    }
+
+    /// Whether any service of a namespace selects pods with these labels.
+    pub fn select(&self, namespace: &str, labels: Option<&StringMap>) -> bool {
+        self.known(namespace).any(|(_, service)| selector::selects(service.selector.as_ref(), labels))
+    }
+
+    fn known(&self, namespace: &str) -> impl Iterator<Item = (&String, &Arc<Known>)> {
+        self.0.get(namespace).into_iter().flat_map(|services| services.iter())
     }
 
     fn insert(&mut self, service: &Service) {
         let (namespace, name) = key(service);
         let namespace = Arc::make_mut(&mut self.0).entry(namespace.to_owned()).or_default();
-        Arc::make_mut(namespace).insert(name.to_owned(), environment(service).into());
+        let selector = service.spec.as_ref().and_then(|spec| spec.selector.clone());
+        let known = Known { variables: environment(service).into(), selector };
+        Arc::make_mut(namespace).insert(name.to_owned(), Arc::new(known));
     }
 
     fn remove(&mut self, service: &Service) {
@@ -70,6 +90,22 @@ mod tests {
 
     fn service(namespace: &str, name: &str) -> Service {
         serde_json::from_value(serde_json::json!({"metadata": {"name": name, "namespace": namespace}})).unwrap()
+    }
+
+    #[test]
+    fn a_service_selects_by_labels_in_its_own_namespace() {
+        let with = |name: &str, spec: serde_json::Value| -> Arc<Service> {
+            serde_json::from_value(serde_json::json!({"metadata": {"name": name, "namespace": "a"}, "spec": spec}))
+                .unwrap()
+        };
+        let selector = serde_json::json!({"selector": {"app": "web"}});
+        let services: Services =
+            [with("x", selector), with("nobody", serde_json::json!({"selector": {}}))].into_iter().collect();
+        let labels =
+            |app: &str| StringMap::from([("app".to_owned(), app.to_owned()), ("v".to_owned(), "1".to_owned())]);
+        assert!(services.select("a", Some(&labels("web"))));
+        assert!(!services.select("a", Some(&labels("other"))) && !services.select("b", Some(&labels("web"))));
+        assert!(!services.select("a", None));
     }
 
     #[tokio::test]

@@ -9,7 +9,10 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use coracle_api::core::PodStatus;
 use jiff::Timestamp;
 
-use super::{backoff::after, report::ReportError};
+use super::{
+    backoff::after,
+    report::{ReportError, StatusText},
+};
 
 /// Own writes whose echo may still come.
 const RECENT_MAX: usize = 8;
@@ -18,23 +21,16 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// That a pod is being started is worth a write only if it takes this long.
 const STARTING_DELAY: Duration = Duration::from_millis(300);
 
-/// A status and its JSON, by which its echo is known.
-#[derive(Debug, Clone)]
-struct Sent {
-    status: Arc<PodStatus>,
-    json: Box<[u8]>,
-}
-
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct StatusWriter {
     wanted: Option<Arc<PodStatus>>,
     /// What the master has, as far as known.
     stored: Option<Arc<PodStatus>>,
-    sending: Option<Sent>,
+    sending: Option<Arc<StatusText>>,
     /// Someone else's write, seen while ours was under way.
     foreign: Option<Arc<PodStatus>>,
-    recent: VecDeque<Sent>,
+    recent: VecDeque<Arc<StatusText>>,
     failures: u32,
     not_before: Option<Timestamp>,
 }
@@ -60,7 +56,7 @@ impl StatusWriter {
         let none = PodStatus::default();
         let status = status.unwrap_or(&none);
         let is = |known: &Option<Arc<PodStatus>>| known.as_deref() == Some(status);
-        if let Some(at) = self.recent.iter().position(|sent| *sent.status == *status) {
+        if let Some(at) = self.recent.iter().position(|sent| **sent.status() == *status) {
             self.recent.drain(..at);
         } else if self.sending.is_some() {
             self.foreign = Some(Arc::new(status.clone()));
@@ -78,22 +74,20 @@ impl StatusWriter {
     }
 
     /// The status to write now, if any. Tell how it went with [`StatusWriter::sent`].
-    pub(super) fn next(&mut self, now: Timestamp) -> Option<Arc<PodStatus>> {
+    pub(super) fn next(&mut self, now: Timestamp) -> Option<Arc<StatusText>> {
         let due = self.not_before.is_none_or(|at| at <= now);
         if !due || self.sending.is_some() || self.wanted == self.stored {
             return None;
         }
-        let status = self.wanted.clone()?;
-        // Of strings and numbers only, it always can be written out.
-        let json = serde_json::to_vec(&*status).unwrap_or_default().into();
-        self.sending = Some(Sent { status: Arc::clone(&status), json });
-        Some(status)
+        let text = Arc::new(StatusText::of(self.wanted.as_ref()?));
+        self.sending = Some(Arc::clone(&text));
+        Some(text)
     }
 
     /// The status of which this is the JSON, if it was written lately or is being written.
     pub(super) fn wrote(&self, json: &[u8]) -> Option<Arc<PodStatus>> {
         let mut sent = self.recent.iter().chain(&self.sending);
-        Some(Arc::clone(&sent.find(|sent| *sent.json == *json)?.status))
+        Some(Arc::clone(sent.find(|sent| sent.json().as_bytes() == json)?.status()))
     }
 
     /// Whether the master has what it should, as far as known.
@@ -111,14 +105,14 @@ impl StatusWriter {
         let Some(sent) = self.sending.take() else { return };
         match result {
             Ok(()) | Err(ReportError::Gone) => {
-                let status = Arc::clone(&sent.status);
+                let status = Arc::clone(sent.status());
                 self.recent.push_back(sent);
                 if self.recent.len() > RECENT_MAX {
                     self.recent.pop_front();
                 }
                 (self.failures, self.not_before) = (0, None);
                 // Seen before the answer: our own echo, or someone else's write on top of it.
-                let foreign = self.foreign.take().filter(|f| self.recent.iter().all(|sent| sent.status != *f));
+                let foreign = self.foreign.take().filter(|f| self.recent.iter().all(|sent| sent.status() != f));
                 self.stored = Some(foreign.unwrap_or(status));
             }
             Err(ReportError::Retry(_)) => self.back_off(now),
@@ -152,6 +146,10 @@ mod tests {
         Arc::new(PodStatus { phase: Some(phase.into()), ..Default::default() })
     }
 
+    fn next(writer: &mut StatusWriter, now: Timestamp) -> Option<Arc<PodStatus>> {
+        Some(Arc::clone(writer.next(now)?.status()))
+    }
+
     fn later(ms: u64) -> Timestamp {
         after(NOW, Duration::from_millis(ms))
     }
@@ -160,12 +158,12 @@ mod tests {
     fn a_status_is_written_once_and_its_echo_changes_nothing() {
         let mut writer = StatusWriter::default();
         writer.want(&status("Running"), NOW);
-        assert_eq!(writer.next(NOW), Some(status("Running")));
-        assert_eq!(writer.next(NOW), None, "one at a time");
+        assert_eq!(next(&mut writer, NOW), Some(status("Running")));
+        assert_eq!(next(&mut writer, NOW), None, "one at a time");
         writer.sent(&Ok(()), NOW);
         writer.see(Some(&status("Running")), NOW);
         writer.want(&status("Running"), NOW);
-        assert_eq!(writer.next(NOW), None);
+        assert_eq!(next(&mut writer, NOW), None);
     }
 
     #[test]
@@ -202,10 +200,10 @@ mod tests {
         }
         writer.see(Some(&status("A")), NOW);
         writer.sent(&Ok(()), NOW);
-        assert_eq!(writer.next(NOW), Some(status("C")));
+        assert_eq!(next(&mut writer, NOW), Some(status("C")));
         writer.sent(&Ok(()), NOW);
         writer.see(Some(&status("A")), NOW);
-        assert_eq!(writer.next(NOW), None, "a late echo of our own is no reason to write");
+        assert_eq!(next(&mut writer, NOW), None, "a late echo of our own is no reason to write");
     }
 
     #[test]
@@ -215,11 +213,12 @@ mod tests {
         writer.next(NOW);
         writer.see(Some(&status("NodeLost")), NOW);
         writer.sent(&Ok(()), NOW);
-        assert_eq!(writer.next(NOW), Some(status("Running")));
+        assert_eq!(next(&mut writer, NOW), Some(status("Running")));
         writer.sent(&Ok(()), NOW);
         writer.see(Some(&status("NodeLost")), NOW);
-        assert_eq!(writer.next(NOW), None, "not in a hot loop");
-        assert_eq!(writer.next(writer.retry_at().unwrap()), Some(status("Running")));
+        assert_eq!(next(&mut writer, NOW), None, "not in a hot loop");
+        let retry_at = writer.retry_at().unwrap();
+        assert_eq!(next(&mut writer, retry_at), Some(status("Running")));
     }
 
     #[test]
@@ -244,7 +243,7 @@ mod tests {
         let starting = PodStatus { host_ip: Some("x".into()), ..Arc::unwrap_or_clone(status("Pending")) };
         let starting = Arc::new(starting);
         writer.want(&starting, NOW);
-        assert_eq!(writer.next(NOW), None);
-        assert_eq!(writer.next(later(300)), Some(starting));
+        assert_eq!(next(&mut writer, NOW), None);
+        assert_eq!(next(&mut writer, later(300)), Some(starting));
     }
 }

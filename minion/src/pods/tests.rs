@@ -61,7 +61,8 @@ fn digest(status: &PodStatus) -> String {
 }
 
 impl Report for Master {
-    async fn status(&self, pod: &Pod, status: &PodStatus) -> Result<(), ReportError> {
+    async fn status(&self, pod: &Pod, text: &StatusText) -> Result<(), ReportError> {
+        let status = text.status();
         tokio::time::sleep(Duration::from_millis(3)).await;
         let changed = {
             let mut state = self.state.lock().unwrap();
@@ -72,7 +73,7 @@ impl Report for Master {
             let Some(stored) = state.pods.get_mut(pod.metadata.uid.as_ref().unwrap()) else {
                 return Err(ReportError::Gone);
             };
-            stored.status = Some(status.clone());
+            stored.status = Some((**status).clone());
             stored.clone()
         };
         let _ = self.watch.send(Change::applied(wire(&changed))).await;
@@ -108,6 +109,8 @@ struct Node {
     pods: BTreeMap<String, Pod>,
     root: tempfile::TempDir,
     services: Vec<Service>,
+    /// Which pods take traffic, as far as the endpoints say.
+    serving: Option<tokio::sync::watch::Receiver<traffic::Serving>>,
     plan: PlanPod,
     minion: Option<Minion>,
 }
@@ -122,6 +125,7 @@ impl Node {
             pods: BTreeMap::new(),
             root: tempfile::tempdir().unwrap(),
             services: Vec::new(),
+            serving: None,
             plan: plan::plan_pod,
             minion: None,
         }
@@ -135,7 +139,7 @@ impl Node {
         let state = MasterState { pods: self.pods.clone(), ..MasterState::default() };
         let master = Master { state: Arc::new(Mutex::new(state)), watch: watch.clone() };
         let mut config = Config::new("n1", [192, 0, 2, 1].into(), "0badcafe", self.root.path().to_owned());
-        (config.clock, config.plan) = (self.clock.clone(), self.plan);
+        (config.clock, config.plan, config.serving) = (self.clock.clone(), self.plan, self.serving.clone());
         let shutdown = CancellationToken::new();
         let (manager, task) = Manager::start(
             config,
@@ -281,6 +285,34 @@ async fn a_pod_starts_in_the_time_of_its_two_engine_starts() {
     assert!(matches!(manager.find(&query("a", true)), Err(FindError::BadRequest(_))));
     let other = PodQuery { pod: "other".into(), ..query("a", false) };
     assert!(matches!(manager.find(&other), Err(FindError::NotFound(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_just_got_ready_waits_for_clients_only_if_a_service_selects_it() {
+    // The time of getting ready is told in whole seconds.
+    for (selected, at_least, at_most) in [("web", 1_000, 3_000), ("other", 0, 500)] {
+        let mut node = Node::new();
+        let service = serde_json::json!({"metadata": {"name": "s", "namespace": "default"}, "spec": {"selector": {"app": selected}}});
+        node.services = vec![serde_json::from_value(service).unwrap()];
+        let (changes, received) = mpsc::channel(1);
+        let (_in_force, acted_on) = tokio::sync::watch::channel(0);
+        let serving = tokio::sync::watch::Sender::new(traffic::Serving::default());
+        node.serving = Some(serving.subscribe());
+        let following =
+            traffic::follow("n1".into(), node.clock.clone(), received, acted_on, serving, CancellationToken::new());
+        tokio::spawn(following);
+        changes.send(Change::replaced(Vec::new())).await.unwrap();
+        node.start().await;
+        let mut web = pod("u1", serde_json::json!([server("a")]));
+        web.metadata.labels = Some([("app".to_owned(), "web".to_owned())].into());
+        node.apply(web).await;
+        node.until_status("u1", "Running a:ready").await;
+        let begun = node.clock.now();
+        node.delete("u1", 30).await;
+        node.until("the end of a", |n| n.running("a").is_empty()).await;
+        let took = node.clock.now().duration_since(begun).as_millis();
+        assert!((at_least..at_most).contains(&took), "{selected}: {took} ms");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -53,8 +53,8 @@ pub fn release_at(traffic: Option<Traffic>, since: Timestamp, grace: Duration) -
     }
 }
 
-/// The part of a pod that no endpoints name. One that got ready a moment ago may be on its way into some:
-/// who computes them saw it ready before it saw that it is deleted.
+/// The part of a pod that services select and no endpoints name. One that got ready a moment ago may be on its
+/// way into some: who computes them saw it ready before it saw that it is deleted.
 pub fn unnamed(ready_since: Option<Timestamp>, now: Timestamp) -> Option<Traffic> {
     let heard = after(ready_since?, PROPAGATION);
     (now < after(heard, PROPAGATION)).then_some(Traffic::Ended(heard))

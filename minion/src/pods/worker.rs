@@ -33,11 +33,11 @@ use super::{
     observation::{PodObservation, is_running},
     operations::{Action, Outcome},
     plan::Context,
-    report::{PodEvent, Report, ReportError},
+    report::{PodEvent, Report, ReportError, name_of},
     rest::{Keepsake, Opened},
     restart,
     status_writer::{StatusWriter, is_starting},
-    traffic::{self, Serving},
+    traffic::{self, Serving, Traffic},
 };
 use crate::{
     probes::{self, ProbeKind, Subject, Verdict},
@@ -359,7 +359,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         let serving = self.serving.as_mut().filter(|_| self.memory.deleted_since.is_some());
         self.ready_since = self.memory.status.as_deref().and_then(conditions::ready_since).or(self.ready_since);
         let named = serving.map(|serving| serving.borrow_and_update().of(&self.uid));
-        let traffic = named.and_then(|named| named.or_else(|| traffic::unnamed(self.ready_since, now)));
+        let traffic = named.and_then(|named| named.or_else(|| self.unnamed(now)));
         let context = Context { node_ip: self.shared.config.node_ip, now, traffic };
         let plan = (self.shared.config.plan)(self.pod.as_deref(), &self.observed, &self.memory, context);
         (self.due, self.idle, self.recheck_at) = (false, plan.actions.is_empty(), plan.recheck_at);
@@ -378,6 +378,16 @@ impl<R: Runtime, P: Report> Worker<R, P> {
             tracing::debug!(kind = "pod", uid = self.uid, actions = plan.actions.len(), "planned");
         }
         plan.done
+    }
+
+    /// The part in the traffic of services, of a pod that no endpoints name.
+    fn unnamed(&self, now: Timestamp) -> Option<Traffic> {
+        let services = self.shared.services.borrow();
+        let wanted = services
+            .as_ref()
+            .zip(self.pod.as_deref())
+            .is_none_or(|(services, pod)| services.select(name_of(pod).0, pod.metadata.labels.as_ref()));
+        traffic::unnamed(self.ready_since, now).filter(|_| wanted)
     }
 
     /// What is left of this worker if there is nothing more to do: no plan, no probe, nothing under way, and the

@@ -1,9 +1,9 @@
 //! Follows the feeds and keeps a data plane equal to them.
 //!
-//! Invariant: `in_force` is what the data plane holds, as long as that is `known`; otherwise it is
-//! what it last held, whose flows there may be, and the next run loads everything. One run at a time; what arrives meanwhile goes into the next. Flows are
-//! cut beside the runs: with hundreds of thousands of connections on the host, the kernel takes its
-//! time to find them.
+//! Invariant: `in_force` is what the data plane holds, as long as that is `known`; otherwise it is what it
+//! last held, whose flows there may be, and the next run loads everything. One run at a time; what arrives
+//! meanwhile goes into the next. Flows are cut beside the runs: with hundreds of thousands of connections on
+//! the host, the kernel takes its time to find them.
 
 use std::{collections::BTreeSet, future::Future, pin::pin, time::Duration};
 

@@ -1,7 +1,8 @@
 //! What the proxy must do, as a value: which portal leads to which backends.
 //!
-//! Invariant: what clients meet at a [`Table`] is a function of its [`Inputs`] alone, and a [`Delta`]
-//! of two tables.
+//! Invariant: what clients meet at a [`Table`] is a function of its [`Inputs`] alone. A [`Delta`] is what differs
+//! between two tables, whether it was found by [`diff`] or, where it is known what was touched, by
+//! [`Table::changes`].
 
 use std::{
     cmp::Ordering,

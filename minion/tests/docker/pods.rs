@@ -11,7 +11,7 @@ use coracle_api::{
     core::{Pod, PodStatus},
 };
 use coracle_minion::{
-    pods::{Config, Inputs, Manager, PodEvent, Report, ReportError, services::Services},
+    pods::{Config, Inputs, Manager, PodEvent, Report, ReportError, StatusText, services::Services},
     runtime::{Container, ContainerId, Runtime, State, labels},
 };
 use tokio::{
@@ -27,8 +27,8 @@ use crate::bench::{Bench, NODE, eventually, with_engine};
 struct Told(Arc<Mutex<Vec<PodStatus>>>, Arc<Mutex<bool>>);
 
 impl Report for Told {
-    async fn status(&self, _: &Pod, status: &PodStatus) -> Result<(), ReportError> {
-        self.0.lock().unwrap().push(status.clone());
+    async fn status(&self, _: &Pod, text: &StatusText) -> Result<(), ReportError> {
+        self.0.lock().unwrap().push(PodStatus::clone(text.status()));
         Ok(())
     }
 

@@ -66,6 +66,34 @@ async fn writes_are_refused_when_the_object_is_there_gone_or_changed() {
     assert_eq!(registry.delete(kind(), "", "b", Expected::Any).await.unwrap_err().code(), 404);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_write_waits_for_others_only_where_many_wrote_and_not_for_long() {
+    let (registry, _stop) = registry().await;
+    let write = |name: String| {
+        let registry = registry.clone();
+        async move {
+            let begun = tokio::time::Instant::now();
+            registry.create(namespace(&name, 1)).await.unwrap();
+            begun.elapsed()
+        }
+    };
+    let many = async |round: &str, count: usize| {
+        let waits = futures_util::future::join_all((0..count).map(|i| write(format!("{round}-{i}")))).await;
+        waits.into_iter().max().unwrap()
+    };
+    for name in 0..10 {
+        assert_eq!(write(format!("alone-{name}")).await, Duration::ZERO, "one who writes alone waits for nobody");
+    }
+    for round in 0..5 {
+        assert_eq!(many(&format!("eight-{round}"), 8).await, Duration::ZERO, "they are as many as last time");
+    }
+    let waited = write("fewer".into()).await;
+    assert!(waited > Duration::ZERO && waited <= Duration::from_millis(2), "{waited:?}");
+    assert_eq!(write("alone-again".into()).await, Duration::ZERO);
+    many("crowd", 100).await;
+    assert_eq!(many("forty", 40).await, Duration::ZERO, "they are enough");
+}
+
 #[tokio::test]
 async fn concurrent_modifications_all_count() {
     let (registry, _stop) = registry().await;

@@ -9,7 +9,6 @@ use super::{
 };
 
 /// Writes that become one frame.
-#[derive(Default)]
 struct Group {
     draft: Draft,
     changes: Vec<Change>,
@@ -23,7 +22,8 @@ impl Log {
     /// Commits a batch. What is durable is handed to `publish`, once a frame.
     pub(super) fn commit(&mut self, batch: Vec<Write>, publish: &mut dyn FnMut(Vec<Change>)) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(batch.len());
-        let mut group = Group::default();
+        let draft = std::mem::take(&mut self.draft);
+        let mut group = Group { draft, changes: Vec::new(), versions: HashMap::new(), begin: 0 };
         for write in batch {
             let bytes = match size(&write) {
                 Ok(bytes) => bytes,
@@ -51,18 +51,22 @@ impl Log {
             });
         }
         self.flush(&mut group, &mut outcomes, publish);
+        self.draft = group.draft;
         outcomes
     }
 
     fn flush(&mut self, group: &mut Group, outcomes: &mut [Outcome], publish: &mut dyn FnMut(Vec<Change>)) {
-        let Group { mut draft, changes, begin, .. } = std::mem::take(group);
-        group.begin = outcomes.len();
+        let changes = std::mem::take(&mut group.changes);
+        let begin = std::mem::replace(&mut group.begin, outcomes.len());
+        group.versions.clear();
         let Some(last) = changes.last().map(|change| change.version) else { return };
-        match self.append(&mut draft, last, self.oldest) {
-            Ok(segment) => {
-                self.enter(&draft, segment);
-                publish(changes);
-            }
+        let appended = self.append(&mut group.draft, last, self.oldest);
+        if let Ok(segment) = appended {
+            self.enter(&group.draft, segment);
+        }
+        group.draft.clear();
+        match appended {
+            Ok(_) => publish(changes),
             Err(AppendError { cause, definite }) => {
                 let store = self.store.clone();
                 let error = match definite {

@@ -192,6 +192,9 @@ pub(super) fn record_bytes(key: &str, value: &[u8]) -> usize {
     RECORD_HEADER + key.len() + value.len()
 }
 
+/// A draft that was larger gives its memory back when it is cleared.
+const DRAFT_BYTES_KEPT: usize = 1 << 20;
+
 /// A frame in the making.
 #[derive(Debug)]
 pub(super) struct Draft {
@@ -215,6 +218,15 @@ impl Draft {
         self.bytes.extend_from_slice(key.as_bytes());
         self.bytes.extend_from_slice(value);
         self.records += 1;
+    }
+
+    /// Empties it for the next frame. Keeps its memory, which the kernel would otherwise have to clear anew for each.
+    pub(super) fn clear(&mut self) {
+        if self.bytes.capacity() > DRAFT_BYTES_KEPT {
+            *self = Self::default();
+        }
+        self.bytes.truncate(FRAME_HEADER);
+        self.records = 0;
     }
 
     /// Bytes of the frame so far.

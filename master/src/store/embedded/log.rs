@@ -35,6 +35,8 @@ pub(super) struct Log {
     /// Nothing may follow in the last segment.
     spoilt: bool,
     trouble: Option<String>,
+    /// Empty, for the next commit.
+    pub(super) draft: Draft,
 }
 
 /// Why a frame is not in the log.
@@ -72,6 +74,7 @@ impl Log {
             tail_number: number,
             spoilt: false,
             trouble: None,
+            draft: Draft::default(),
         })
     }
 

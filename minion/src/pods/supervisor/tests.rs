@@ -1,9 +1,8 @@
-use coracle_api::core::PodStatus;
 use tokio::sync::{Semaphore, watch};
 
 use super::*;
 use crate::{
-    pods::{Clock, Config, PodEvent, ReportError},
+    pods::{Clock, Config, PodEvent, ReportError, StatusText},
     runtime::{ContainerId, hollow::Hollow},
     volumes::Volumes,
 };
@@ -11,7 +10,7 @@ use crate::{
 struct Silent;
 
 impl Report for Silent {
-    async fn status(&self, _: &Pod, _: &PodStatus) -> Result<(), ReportError> {
+    async fn status(&self, _: &Pod, _: &StatusText) -> Result<(), ReportError> {
         Ok(())
     }
 
