@@ -292,7 +292,8 @@ async fn a_pod_that_just_got_ready_waits_for_clients_only_if_a_service_selects_i
     // The time of getting ready is told in whole seconds.
     for (selected, at_least, at_most) in [("web", 1_000, 3_000), ("other", 0, 500)] {
         let mut node = Node::new();
-        let service = serde_json::json!({"metadata": {"name": "s", "namespace": "default"}, "spec": {"selector": {"app": selected}}});
+        let spec = serde_json::json!({"selector": {"app": selected}});
+        let service = serde_json::json!({"metadata": {"name": "s", "namespace": "default"}, "spec": spec});
         node.services = vec![serde_json::from_value(service).unwrap()];
         let (changes, received) = mpsc::channel(1);
         let (_in_force, acted_on) = tokio::sync::watch::channel(0);

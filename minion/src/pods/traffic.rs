@@ -7,7 +7,8 @@
 //! this minion's own proxy has acted on the withdrawal, and [`PROPAGATION`] later, within which the
 //! others have too. Never after half of the grace period or [`HOLD_MAX`], whatever is heard.
 //!
-//! Endpoints say of each address whose it is and where; addresses that a user wrote by hand do not.
+//! Endpoints say of each address whose it is and where; addresses that a user wrote by hand mostly do not,
+//! and of those that do it is known only once they are there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -382,12 +382,13 @@ impl<R: Runtime, P: Report> Worker<R, P> {
 
     /// The part in the traffic of services, of a pod that no endpoints name.
     fn unnamed(&self, now: Timestamp) -> Option<Traffic> {
+        let traffic = traffic::unnamed(self.ready_since, now)?;
         let services = self.shared.services.borrow();
         let wanted = services
             .as_ref()
             .zip(self.pod.as_deref())
             .is_none_or(|(services, pod)| services.select(name_of(pod).0, pod.metadata.labels.as_ref()));
-        traffic::unnamed(self.ready_since, now).filter(|_| wanted)
+        wanted.then_some(traffic)
     }
 
     /// What is left of this worker if there is nothing more to do: no plan, no probe, nothing under way, and the

@@ -406,6 +406,11 @@ mod tests {
         };
         let body = infra_body(&spec, "coracle-1");
         let host = body.host_config.unwrap();
+        assert_eq!(host.security_opt, Some(vec!["seccomp=unconfined".to_owned()]));
+        assert_eq!((host.masked_paths, host.readonly_paths), (Some(vec![]), Some(vec![])));
+        assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
+        let pods_own = container_body(&ContainerSpec::default()).host_config.unwrap();
+        assert_eq!((pods_own.security_opt, pods_own.masked_paths, pods_own.readonly_paths), (None, None, None));
         let bindings = host.port_bindings.unwrap();
         assert_eq!(host.network_mode.as_deref(), Some("coracle-1"));
         assert_eq!(bindings["53/tcp"].as_ref().map(Vec::len), Some(2));

@@ -112,7 +112,8 @@ impl Runtime for DockerRuntime {
         }
         if !spec.host_network {
             let (engine, id) = (self.engine.clone(), id.clone());
-            // Beside the start of the pod's containers, which takes longer. Best effort.
+            // Beside the start of the pod's containers, which takes longer. Best effort; ends within the time that the
+            // engine is given to answer.
             tokio::spawn(async move {
                 if let Ok(Some(pid)) = containers::pid(&engine, &id.0).await {
                     neighbours::give_up_early_in(pid).await;
