@@ -9,6 +9,10 @@ use crate::{
     proxy::ProxyConfig,
 };
 
+/// Of the pair between the node's clients and the portals: nothing goes further on it, so that packets may be as large
+/// as on the loopback, the most that such a link takes.
+const NODE_MTU: u32 = 65_535;
+
 /// Whose packets a pair of links is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Way {
@@ -215,7 +219,7 @@ pub(in super::super) fn plan(desired: &Desired, observed: &Observed) -> Option<V
     let (mut pods, mut source) = (observed.pods, desired.gateway);
     if observed.rule != Rule::Unknown {
         source = own_address(&desired.cluster_id);
-        steps.extend(plan_pair(Way::Node, &observed.node, bridge.mtu, source));
+        steps.extend(plan_pair(Way::Node, &observed.node, NODE_MTU, source));
         if observed.rule == Rule::Absent {
             steps.push(Step::AddRule);
         }
@@ -364,7 +368,7 @@ mod tests {
         use Way::Node;
         let with = |node| Observed { node, ..settled() };
         let steps = [
-            Step::MakePair(Node, 1500),
+            Step::MakePair(Node, NODE_MTU),
             Step::SettleOuter(Node),
             Step::RaiseInner(Node),
             Step::RouteBack(Node),
