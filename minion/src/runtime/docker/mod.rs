@@ -110,15 +110,11 @@ impl Runtime for DockerRuntime {
             }
             return Err(error);
         }
-        if !spec.host_network {
-            let (engine, id) = (self.engine.clone(), id.clone());
-            // Beside the start of the pod's containers, which takes longer. Best effort; ends within the time that the
-            // engine is given to answer.
-            tokio::spawn(async move {
-                if let Ok(Some(pid)) = containers::pid(&engine, &id.0).await {
-                    neighbours::give_up_early_in(pid).await;
-                }
-            });
+        // It runs; whoever asks next hears if the engine does not answer any more.
+        if !spec.host_network
+            && let Ok(Some(pid)) = containers::pid(&self.engine, &id.0).await
+        {
+            neighbours::give_up_early_in(pid).await;
         }
         Ok(id)
     }
