@@ -153,7 +153,7 @@ pub(super) async fn run(
         }
         let idle = flight.is_empty() && waiting.is_empty();
         let room = GROUP_MAX.saturating_sub(waiting.len());
-        // Cancel-safe: a commit is polled on, `recv` and `recv_many` take nothing when they lose, a
+        // Cancel-safe: a commit is polled on, `recv` and `recv_many` take nothing when they lose, a sleep only waits, a
         // tick is none to miss.
         tokio::select! {
             biased;

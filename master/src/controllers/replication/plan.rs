@@ -128,19 +128,30 @@ pub(crate) fn plan_replicas(desired: Desired, pods: &[Replica]) -> Plan {
 }
 
 /// Deletes of the pods that are to be replaced those that are not ready, and as many of the others
-/// as those that stay make up for.
+/// as those that stay make up for, each as long as its own order asks.
 fn plan_leaving(plan: &mut Plan, wanted: usize, min_ready: Duration, staying: &[&Replica], leaving: Vec<&Replica>) {
     let order = |pod: &Replica| pod.replace.unwrap_or_default();
-    let asked = leaving.iter().map(|p| order(p).min_ready()).max().unwrap_or_default();
-    let min_ready = min_ready.max(asked);
-    let (ready, unready): (Vec<_>, Vec<_>) = leaving.into_iter().partition(|p| p.is_ready());
-    let available = staying.iter().filter(|p| p.is_available(min_ready)).count();
-    let spare = (available + ready.len()).saturating_sub(wanted);
+    let asked = |pod: &Replica| min_ready.max(order(pod).min_ready());
+    let (mut ready, unready): (Vec<_>, Vec<_>) = leaving.into_iter().partition(|p| p.is_ready());
+    // Who asks for least goes first: where that one can't go, nobody behind it can.
+    ready.sort_by_key(|pod| asked(pod));
+    // Nearly always all ask for the same.
+    let (mut spare, mut time, mut available) = (0, Duration::MAX, 0);
+    for pod in &ready {
+        if asked(pod) != time {
+            time = asked(pod);
+            available = staying.iter().filter(|p| p.is_available(time)).count();
+        }
+        if available + ready.len() - spare <= wanted {
+            break;
+        }
+        spare += 1;
+    }
     let room = BURST.saturating_sub(plan.delete.len());
     let going = unready.iter().chain(ready.iter().take(spare));
     plan.delete.extend(going.take(room).map(|p| (p.key.clone(), order(p).grace_period_seconds)));
-    if ready.len() > spare {
-        recheck(plan, min_ready, staying);
+    if let Some(next) = ready.get(spare) {
+        recheck(plan, asked(next), staying);
     }
 }
 
