@@ -57,9 +57,9 @@ fn heal(rounds: usize) -> Result<Row> {
 
 fn idle() -> Result<[Row; 2]> {
     let cluster = Cluster::start()?;
-    let (bytes, share) = measure::idle_cost(cluster.pid().context("not running")?, Duration::from_secs(60))?;
+    let idle = measure::idle_cost(cluster.pid().context("not running")?, Duration::from_secs(60))?;
     Ok([
-        Row::new("resident, idle for 60 s", format!("{:.1} MB", bytes as f64 / 1e6)),
-        Row::new("processor, idle", format!("{:.2} % of a core", share * 100.0)),
+        Row::new("resident, idle for 60 s", format!("{:.1} MB", idle.resident_bytes as f64 / 1e6)),
+        Row::new("processor, idle", format!("{:.2} % of a core", idle.share * 100.0)),
     ])
 }

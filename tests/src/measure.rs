@@ -2,6 +2,7 @@
 //! that print them.
 
 use std::{
+    collections::BTreeMap,
     process::Command,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -36,21 +37,69 @@ pub fn start_times() -> Result<(Duration, Duration)> {
     Ok((ready, started.elapsed()))
 }
 
-/// Resident bytes and the share of one core used over `period`, of a process.
-pub fn idle_cost(pid: u32, period: Duration) -> Result<(u64, f64)> {
-    let before = cpu_ticks(pid)?;
+/// What a process costs that nobody asks for anything.
+#[derive(Debug)]
+pub struct Idle {
+    /// Held in memory at the end.
+    pub resident_bytes: u64,
+    /// Of one core.
+    pub share: f64,
+    /// Ticks of 10 ms, second by second: a cost that comes again and again, or a single one.
+    pub seconds: Vec<u64>,
+    /// Ticks of 10 ms of each thread that took any, by its id and name.
+    pub threads: Vec<(String, u64)>,
+}
+
+/// Watches a process for `period`.
+pub fn idle_cost(pid: u32, period: Duration) -> Result<Idle> {
+    let (first, threads) = (cpu_ticks(pid)?, thread_ticks(pid)?);
+    let (mut before, mut seconds) = (first, Vec::new());
     let until = Instant::now() + period;
     while Instant::now() < until {
-        std::thread::park_timeout(until - Instant::now());
+        let next = until.min(Instant::now() + Duration::from_secs(1));
+        while Instant::now() < next {
+            std::thread::park_timeout(next - Instant::now());
+        }
+        let ticks = cpu_ticks(pid)?;
+        seconds.push(ticks - before);
+        before = ticks;
     }
-    let ticks = cpu_ticks(pid)? - before;
-    // USER_HZ is 100 on every Linux that matters.
-    Ok((resident_bytes(pid)?, ticks as f64 / 100.0 / period.as_secs_f64()))
+    let took = |(name, ticks): (String, u64)| {
+        let earlier = threads.get(&name).copied().unwrap_or(0);
+        (ticks > earlier).then_some((name, ticks - earlier))
+    };
+    Ok(Idle {
+        resident_bytes: resident_bytes(pid)?,
+        // USER_HZ is 100 on every Linux that matters.
+        share: (before - first) as f64 / 100.0 / period.as_secs_f64(),
+        seconds,
+        threads: thread_ticks(pid)?.into_iter().filter_map(took).collect(),
+    })
 }
 
 /// Processor time of a process so far, in ticks of 10 ms.
 pub fn cpu_ticks(pid: u32) -> Result<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    stat_ticks(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?)
+}
+
+/// That of each of its threads.
+fn thread_ticks(pid: u32) -> Result<BTreeMap<String, u64>> {
+    let mut threads = BTreeMap::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let path = task?.path();
+        // It may have ended meanwhile.
+        if let (Ok(stat), Ok(name)) =
+            (std::fs::read_to_string(path.join("stat")), std::fs::read_to_string(path.join("comm")))
+        {
+            let id = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            threads.insert(format!("{id} {}", name.trim()), stat_ticks(&stat)?);
+        }
+    }
+    Ok(threads)
+}
+
+/// User and system time in a `stat` file of proc(5).
+fn stat_ticks(stat: &str) -> Result<u64> {
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let field = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).context("/proc/PID/stat");
     Ok(field(11)? + field(12)?)
