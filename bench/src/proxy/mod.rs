@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Node and pods are network namespaces, the data planes run as processes of their own on a real
-//! master. The peers are Debian's. Paths take turns within each round, and what is printed is the
-//! median of rounds and of each round's ratio to direct: the machine's mood changes slower than that.
+//! master. The peers are Debian's. Paths take turns within each round, in every other one from the last
+//! to the first, and what is printed is the median of rounds and of each round's ratio to direct: the
+//! machine's mood changes slower than that. Many short rounds, since it changes by the second.
 //!
 //! Direct is the way to a pod's own address on a node, where the kernel tracks connections, as it does
 //! on every machine with Docker. A namespace without any rules does not; it is measured too, so that
@@ -21,7 +22,7 @@ mod plane;
 mod range;
 mod services;
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -38,10 +39,10 @@ use services::Services;
 #[derive(Debug, Args)]
 pub(crate) struct ProxyArgs {
     /// Seconds of each measurement
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 1)]
     seconds: u64,
     /// Rounds in which all paths take turns
-    #[arg(long = "turns", default_value_t = 5)]
+    #[arg(long = "turns", default_value_t = 11)]
     turns: usize,
     /// Numbers of services for the tables after the first
     #[arg(long, value_delimiter = ',', default_values_t = [10, 1_000, 30_000])]
@@ -142,8 +143,8 @@ pub(crate) fn run(args: &ProxyArgs) -> Result<()> {
 fn paths(range: &Range, services: &Services, seconds: Duration, turns: usize) -> Result<()> {
     services.fill(10)?;
     let mut all: Vec<(Path, Vec<Turn>)> = Path::ALL.iter().map(|path| (*path, Vec::new())).collect();
-    for _ in 0..turns {
-        for (path, taken) in &mut all {
+    for round in 0..turns {
+        for (path, taken) in in_turn(&mut all, round) {
             let _plane = path.plane().map(|mode| Plane::start(range, services, mode)).transpose()?;
             if path.plane() != Some(Mode::Nftables) {
                 range.forget_rules()?;
@@ -179,15 +180,21 @@ fn paths(range: &Range, services: &Services, seconds: Duration, turns: usize) ->
             value(|t| t.bulk.cpu_seconds_per_gb),
         );
     }
-    let (ours, peer) = (of(Path::Portal(Mode::Userspace)).context("userspace")?, of(Path::HaProxy).context("HAProxy")?);
-    let beside = |of: fn(&Turn) -> f64| median(ours.iter().zip(peer).map(|(ours, peer)| of(ours) / of(peer)));
-    println!(
-        "userspace beside HAProxy: requests/s {:.2} x, new connections/s {:.2} x, Gbit/s {:.2} x, Gbit per CPU second {:.2} x",
-        beside(|t| t.kept.per_second),
-        beside(|t| t.new.per_second),
-        beside(|t| t.bulk.gbit_per_second),
-        beside(|t| 1.0 / t.bulk.cpu_seconds_per_gb),
-    );
+    println!("\nratios of rounds: median (quartiles)");
+    let pairs = [(Mode::Nftables, Path::Direct), (Mode::Userspace, Path::HaProxy)];
+    for (ours, peer) in pairs.map(|(mode, peer)| (Path::Portal(mode), peer)) {
+        let turns = of(ours).zip(of(peer)).context("a path was not measured")?;
+        let beside = |of: fn(&Turn) -> f64| Spread::of(turns.0.iter().zip(turns.1).map(|(o, p)| of(o) / of(p)));
+        println!(
+            "{} beside {}: requests/s {}, new connections/s {}, Gbit/s {}, Gbit per CPU second {}",
+            ours.name(),
+            peer.name(),
+            beside(|t| t.kept.per_second),
+            beside(|t| t.new.per_second),
+            beside(|t| t.bulk.gbit_per_second),
+            beside(|t| 1.0 / t.bulk.cpu_seconds_per_gb),
+        );
+    }
     Ok(())
 }
 
@@ -201,11 +208,14 @@ fn sizes(range: &Range, services: &Services, seconds: Duration, args: &ProxyArgs
         services.fill(*count)?;
         let plane = Plane::start(range, services, Mode::Nftables)?;
         let (mut kept, mut new) = (Vec::new(), Vec::new());
-        for _ in 0..args.turns {
+        for round in 0..args.turns {
             for (figures, keep) in [(&mut kept, true), (&mut new, false)] {
-                range.forget_flows()?;
-                let direct = range.requests(&Path::Direct.http(), seconds, keep)?.per_second;
-                let portal = range.requests(&Path::Portal(Mode::Nftables).http(), seconds, keep)?.per_second;
+                let mut both = [(Path::Direct, 0.0), (Path::Portal(Mode::Nftables), 0.0)];
+                for (path, rate) in in_turn(&mut both, round) {
+                    range.forget_flows()?;
+                    *rate = range.requests(&path.http(), seconds, keep)?.per_second;
+                }
+                let [(_, direct), (_, portal)] = both;
                 figures.push((portal, portal / direct));
             }
         }
@@ -227,8 +237,55 @@ fn sizes(range: &Range, services: &Services, seconds: Duration, args: &ProxyArgs
     Ok(())
 }
 
+/// All of them, in every other round from the last to the first.
+fn in_turn<T>(all: &mut [T], round: usize) -> impl Iterator<Item = &mut T> {
+    let (forth, back) = if round.is_multiple_of(2) { (all, [].as_mut_slice()) } else { ([].as_mut_slice(), all) };
+    forth.iter_mut().chain(back.iter_mut().rev())
+}
+
+/// The middle of some figures, and how far apart they are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Spread {
+    median: f64,
+    /// A quarter is below the first, a quarter above the second.
+    quartiles: [f64; 2],
+}
+
+impl Spread {
+    fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut sorted: Vec<f64> = values.collect();
+        sorted.sort_by(f64::total_cmp);
+        let at = |quarters: usize| sorted.get(sorted.len() * quarters / 4).copied().unwrap_or(f64::NAN);
+        Self { median: at(2), quartiles: [at(1), at(3)] }
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [first, third] = self.quartiles;
+        write!(f, "{:.2} ({first:.2} to {third:.2})", self.median)
+    }
+}
+
 fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut sorted: Vec<f64> = values.collect();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    Spread::of(values).median
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_spread_of_rounds_is_their_median_and_quartiles() {
+        let spread = Spread::of([7.0, 1.0, 5.0, 3.0, 2.0, 6.0, 4.0].into_iter());
+        assert_eq!(spread, Spread { median: 4.0, quartiles: [2.0, 6.0] });
+        assert_eq!(spread.to_string(), "4.00 (2.00 to 6.00)");
+        assert!(median(std::iter::empty()).is_nan(), "nothing was measured");
+    }
+
+    #[test]
+    fn every_other_round_goes_backwards() {
+        let order = |round| in_turn(&mut [1, 2, 3], round).map(|path| *path).collect::<Vec<_>>();
+        assert_eq!([order(0), order(1), order(2)], [[1, 2, 3], [3, 2, 1], [1, 2, 3]]);
+    }
 }
