@@ -97,7 +97,9 @@ impl Feeds {
 }
 
 /// Runs the proxy until `stop` or until a feed ends. `synced` becomes true when the first complete
-/// table is loaded; what the other data plane left on the host goes then.
+/// table is loaded. What the other data plane left on the host goes: the kernel's rules when they are
+/// replaced, so that services are served throughout; the userspace plane's links right before the
+/// rules, since nobody serves behind them and their addresses would go with them.
 pub async fn run(config: ProxyConfig, feeds: Feeds, synced: watch::Sender<bool>, stop: CancellationToken) {
     let choice = tokio::select! {
         // Cancel-safe: a probe that is cut off changes nothing.
@@ -105,33 +107,22 @@ pub async fn run(config: ProxyConfig, feeds: Feeds, synced: watch::Sender<bool>,
         () = stop.cancelled() => return,
     };
     tracing::info!(plane = %choice.plane, reason = choice.reason, "service proxy");
-    let mut loaded = synced.subscribe();
-    let id = config.cluster_id.clone();
-    let tidying = async {
-        // An error means that the proxy has ended before.
-        if loaded.wait_for(|loaded| *loaded).await.is_ok()
-            && let Err(error) = remove_other(choice.plane, &id).await
-        {
-            tracing::debug!(%error, "nothing of another data plane is removed");
-        }
-    };
     let site = config.site();
     match choice.plane {
-        Plane::Nftables => {
-            let running = driver::run(Nftables::new(&config), site, feeds, synced, stop);
-            tokio::join!(running, tidying);
-        }
+        Plane::Nftables => driver::run(Nftables::new(&config), site, feeds, synced, stop).await,
         Plane::Userspace => {
+            let mut loaded = synced.subscribe();
+            let tidying = async {
+                // An error means that the proxy has ended before.
+                if loaded.wait_for(|loaded| *loaded).await.is_ok()
+                    && let Err(error) = nftables::remove(&config.cluster_id).await
+                {
+                    tracing::debug!(%error, "nothing of the kernel's data plane is removed");
+                }
+            };
             let running = driver::run(Userspace::new(&config), site, feeds, synced, stop);
             tokio::join!(running, tidying);
         }
-    }
-}
-
-async fn remove_other(plane: Plane, cluster_id: &str) -> Result<(), ProxyError> {
-    match plane {
-        Plane::Nftables => userspace::remove(cluster_id).await,
-        Plane::Userspace => nftables::remove(cluster_id).await,
     }
 }
 

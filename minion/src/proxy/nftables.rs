@@ -9,6 +9,7 @@ use super::{
     driver::DataPlane,
     nft::{self, Frame, Masquerade, Refusal, Ruleset},
     table::{Backends, Delta, Forward, Frontend, Portal, Protocol, Stale, Table},
+    userspace,
 };
 use crate::{
     network,
@@ -31,6 +32,8 @@ const KERNEL_RELEASE: &str = "/proc/sys/kernel/osrelease";
 /// The kernel's nftables table of one cluster.
 #[derive(Debug)]
 pub(super) struct Nftables {
+    /// The cluster, until what the other data plane may have left is removed.
+    inherited: Option<String>,
     ruleset: Ruleset,
     monitor: Option<Monitor>,
     next_look: Instant,
@@ -41,6 +44,7 @@ impl Nftables {
     pub(super) fn new(config: &ProxyConfig) -> Self {
         let now = Instant::now();
         Self {
+            inherited: Some(config.cluster_id.clone()),
             ruleset: Ruleset::new(frame(config)),
             monitor: None,
             next_look: now + LOOK_INTERVAL,
@@ -97,6 +101,12 @@ impl Nftables {
 
 impl DataPlane for Nftables {
     async fn load(&mut self, table: &Table) -> Result<(), ProxyError> {
+        // Before there are rules: a connection that they make with an address of those links would be lost.
+        if let Some(cluster_id) = self.inherited.take()
+            && let Err(error) = userspace::remove(&cluster_id).await
+        {
+            tracing::debug!(%error, "nothing of the userspace data plane is removed");
+        }
         // Listening first: what is undone right after the load is noticed.
         self.listen();
         self.ruleset.frame.masquerade = masquerade_now();

@@ -1,13 +1,13 @@
 //! What only the data plane in the kernel promises.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
-use coracle_minion::proxy::ProxyMode::Nftables;
+use coracle_minion::proxy::ProxyMode::{Nftables, Userspace};
 
 use super::site::{
     BridgeNetfilter::{self, Off, On},
-    GATEWAY, P1, P2, SERVICE_CIDR, WEB, answers, blocking, connect, master_with, on_site, set, sh, start_proxy,
-    udp_socket,
+    GATEWAY, P1, P2, SERVICE_CIDR, WEB, answers, blocking, cluster, connect, eventually, master_with, on_site, set, sh,
+    start_proxy, udp_socket,
 };
 
 fn the_clients_address(netfilter: BridgeNetfilter) {
@@ -45,6 +45,25 @@ fn established_connections_and_rules_outlive_the_proxy() {
         // A full load, as after a restart of the minion.
         let proxy = start_proxy(master.address, Nftables).await;
         assert!(connection.echoes());
+        proxy.shutdown().await;
+    });
+}
+
+/// The other plane's clients on the node have an address of its links, which go with it.
+#[test]
+fn a_connection_that_begins_as_the_kernel_takes_over_stays() {
+    on_site(On, async |site| {
+        let master = master_with(&[P1]).await;
+        let proxy = start_proxy(master.address, Userspace).await;
+        assert_eq!(answers(&site, "h", 1).await.0, set(&[P1]));
+        proxy.shutdown().await;
+        let proxy = start_proxy(master.address, Nftables).await;
+        let to: SocketAddr = WEB.parse().unwrap();
+        let mut connection = blocking(move || connect(to).unwrap()).await;
+        // The last to go is the name of its namespace.
+        let name = Path::new("/run/netns").join(format!("coracle-{}", cluster()));
+        eventually("what the other plane left is gone", async || !name.exists()).await;
+        assert!(blocking(move || connection.echoes()).await);
         proxy.shutdown().await;
     });
 }
