@@ -33,6 +33,8 @@ const ASKED_MAX: usize = 10_000;
 /// Sockets of the client, and questions under way over all of them.
 const SOCKETS: &str = "8";
 const UNDER_WAY: &str = "64";
+/// A datagram of so many may be lost.
+const QUESTIONS_FOR_ONE_LOST: u64 = 10_000;
 const READY_LIMIT: Duration = Duration::from_secs(10);
 const QUEUE: usize = 64;
 
@@ -41,7 +43,6 @@ const QUEUE: usize = 64;
 struct Turn {
     per_second: f64,
     mean_ms: f64,
-    lost: usize,
 }
 
 /// The header of the rows.
@@ -59,9 +60,7 @@ pub(super) fn row(range: &Range, count: usize, seconds: Duration, turns: usize) 
     let _peer = Server::dnsmasq(range, &names)?;
     let (mut own, mut peer) = (Vec::new(), Vec::new());
     for _ in 0..turns {
-        let turn = ask(range, OWN_PORT, seconds)?;
-        ensure!(turn.lost == 0, "{} questions were not answered", turn.lost);
-        own.push(turn);
+        own.push(ask(range, OWN_PORT, seconds)?);
         peer.push(ask(range, PEER_PORT, seconds)?);
     }
     Ok(format!(
@@ -74,7 +73,8 @@ pub(super) fn row(range: &Range, count: usize, seconds: Duration, turns: usize) 
     ))
 }
 
-/// Asks all names again and again for so long. Fails where an answer says anything but an address.
+/// Asks all names again and again for so long. Fails where an answer says anything but an address, and
+/// where so many are missing that it can't be the odd datagram that a busy kernel drops.
 fn ask(range: &Range, port: u16, time: Duration) -> Result<Turn> {
     let mut command = range.command_in_pod(1, "dnsperf");
     command.args(["-s", GATEWAY, "-p", &port.to_string(), "-l", &time.as_secs().to_string()]);
@@ -88,12 +88,10 @@ fn ask(range: &Range, port: u16, time: Duration) -> Result<Turn> {
     };
     let first = |text: String| text.split(' ').next().map(str::to_owned).unwrap_or_default();
     ensure!(figure("Response codes:")?.starts_with("NOERROR") && !text.contains("NXDOMAIN"), "dnsperf: {text}");
+    let [sent, lost] = ["Queries sent:", "Queries lost:"].map(|name| anyhow::Ok(first(figure(name)?).parse::<u64>()?));
+    ensure!(lost? <= sent? / QUESTIONS_FOR_ONE_LOST, "dnsperf: {text}");
     let mean: f64 = first(figure("Average Latency (s):")?).parse()?;
-    Ok(Turn {
-        per_second: figure("Queries per second:")?.parse()?,
-        mean_ms: mean * 1e3,
-        lost: first(figure("Queries lost:")?).parse()?,
-    })
+    Ok(Turn { per_second: figure("Queries per second:")?.parse()?, mean_ms: mean * 1e3 })
 }
 
 /// A running server.
