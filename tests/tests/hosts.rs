@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use coracle_test_hosts::{Host, Lab, Options, process::Process};
+use coracle_test_hosts::{
+    Host, Lab, Options,
+    process::{Process, in_namespace},
+};
 use coracle_tests::{coracle, eventually};
 
 /// What the link between two hosts is measured with.
@@ -147,6 +150,24 @@ fn traces(name: &str) -> Vec<String> {
     found
 }
 
+fn holds(name: &std::ffi::OsStr, part: &str) -> bool {
+    name.to_str().is_some_and(|name| name.contains(part))
+}
+
+#[test]
+fn a_process_is_of_its_host_as_long_as_any_of_its_threads() -> Result<()> {
+    let lab = Lab::with(&Options { images: Vec::new(), ..Options::new(1) })?;
+    let host = lab.host(1);
+    // Its first thread ends, by itself, and the other one goes on.
+    let script = "use threads; threads->create(sub { sleep 1000 }); syscall(`uname -m` eq qq{x86_64\n} ? 60 : 93, 0)";
+    let process = host.spawn("perl", |c| c.args(["-e", script]))?;
+    let state = || std::fs::read_to_string(format!("/proc/{}/stat", process.pid())).ok();
+    eventually("its first thread ends", || state().filter(|stat| stat.contains(") Z ")))?;
+    let netns = format!("{}-h1", lab_name(&lab)?);
+    ensure!(in_namespace(&netns).contains(&process.pid()), "it is not dead yet");
+    process.kill()
+}
+
 #[test]
 fn hosts_of_the_command_line_stay_until_they_are_taken_down_and_leave_nothing() -> Result<()> {
     let name = format!("u{}", std::process::id());
@@ -160,11 +181,16 @@ fn hosts_of_the_command_line_stay_until_they_are_taken_down_and_leave_nothing() 
         Ok((out.status.success(), String::from_utf8_lossy(&text).into_owned()))
     };
     let checked = (|| -> Result<()> {
-        // What a start that was killed leaves is in the way of none.
-        let mut killed = Command::new(&program).args(up).stdout(Stdio::null()).spawn()?;
-        eventually("engines start", || traces(&name).iter().any(|trace| trace.contains("dockerd")).then_some(()))?;
-        killed.kill()?;
-        killed.wait()?;
+        // What a start that was killed leaves is in the way of none, nor is what goes on without it.
+        let run_dir = format!("/run/coracle-hosts.{name}");
+        let saving = || std::fs::read_dir(&run_dir).ok()?.flatten().find(|e| holds(&e.file_name(), "images.tar"));
+        let starting = || traces(&name).into_iter().find(|trace| trace.contains("dockerd"));
+        for reached in [&|| saving().is_some(), &|| starting().is_some()] as [&dyn Fn() -> bool; 2] {
+            let mut killed = Command::new(&program).args(up).stdout(Stdio::null()).spawn()?;
+            eventually("it has begun", || reached().then_some(()))?;
+            killed.kill()?;
+            killed.wait()?;
+        }
         let (worked, said) = run(&up)?;
         ensure!(worked && said.contains("KUBERNETES_MASTER=http://203.0.113.10:8080"), "{said}");
         // At least the switch, three hosts, two directories, a link, control groups, and what runs.

@@ -1,6 +1,6 @@
 //! The machine's own engine, through its command line: where hosts get their images from.
 
-use std::{path::Path, process::Command};
+use std::{fs::File, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 
@@ -27,9 +27,11 @@ pub fn docker(args: &[&str]) -> Result<String> {
     output(Command::new("docker").args(args))
 }
 
-/// Writes images into a file for `docker load`.
+/// Writes images into a file for `docker load`. Where its caller is killed it may go on for a while,
+/// but makes no other file: what is being removed stays empty.
 pub(crate) fn save(images: &[&str], file: &Path) -> Result<()> {
-    docker(&[&["save", "-o", &file.display().to_string()], images].concat())
+    let file = File::create(file).with_context(|| file.display().to_string())?;
+    output(Command::new("docker").arg("save").args(images).stdout(file))
         .map(drop)
         .context("the example images are needed: run examples/build-images.sh")
 }

@@ -87,14 +87,16 @@ pub(crate) fn in_background(command: &mut Command, log: &Path) -> Result<()> {
     Ok(())
 }
 
-/// All processes that are in a named network namespace.
+/// All processes that have a thread in a named network namespace. The first one may have left it:
+/// where a process is killed its threads end one by one, each after what the kernel does for it.
 pub fn in_namespace(netns: &str) -> Vec<u32> {
     let Ok(wanted) = std::fs::metadata(Path::new("/run/netns").join(netns)) else { return Vec::new() };
-    let is_in = |pid: &u32| {
-        let found = std::fs::metadata(format!("/proc/{pid}/ns/net"));
+    let is_in = |thread: std::fs::DirEntry| {
+        let found = std::fs::metadata(thread.path().join("ns/net"));
         found.is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()))
     };
-    all().filter(is_in).collect()
+    let threads = |pid: &u32| std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    all().filter(|pid| threads(pid).any(is_in)).collect()
 }
 
 /// Kills every process in a namespace, until none is left. Where one of them is the first of a
