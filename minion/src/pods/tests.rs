@@ -290,7 +290,15 @@ async fn a_pod_starts_in_the_time_of_its_two_engine_starts() {
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_just_got_ready_waits_for_clients_only_if_a_service_selects_it() {
     // The time of getting ready is told in whole seconds.
-    for (selected, at_least, at_most) in [("web", 1_000, 3_000), ("other", 0, 500)] {
+    let stubborn = || shell("a", "trap '' TERM; sleep 100000");
+    // One that ignores the signal has what is left of its grace.
+    let cases = [
+        ("web", server("a"), 30, 1_000, 3_000),
+        ("other", server("a"), 30, 0, 500),
+        ("web", stubborn(), 6, 6_000, 6_500),
+        ("other", stubborn(), 6, 6_000, 6_500),
+    ];
+    for (selected, container, grace, at_least, at_most) in cases {
         let mut node = Node::new();
         let spec = serde_json::json!({"selector": {"app": selected}});
         let service = serde_json::json!({"metadata": {"name": "s", "namespace": "default"}, "spec": spec});
@@ -304,15 +312,15 @@ async fn a_pod_that_just_got_ready_waits_for_clients_only_if_a_service_selects_i
         tokio::spawn(following);
         changes.send(Change::replaced(Vec::new())).await.unwrap();
         node.start().await;
-        let mut web = pod("u1", serde_json::json!([server("a")]));
+        let mut web = pod("u1", serde_json::json!([container]));
         web.metadata.labels = Some([("app".to_owned(), "web".to_owned())].into());
         node.apply(web).await;
         node.until_status("u1", "Running a:ready").await;
         let begun = node.clock.now();
-        node.delete("u1", 30).await;
+        node.delete("u1", grace).await;
         node.until("the end of a", |n| n.running("a").is_empty()).await;
         let took = node.clock.now().duration_since(begun).as_millis();
-        assert!((at_least..at_most).contains(&took), "{selected}: {took} ms");
+        assert!((at_least..at_most).contains(&took), "{selected}, {grace} s: {took} ms");
     }
 }
 

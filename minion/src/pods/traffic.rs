@@ -54,11 +54,11 @@ pub fn release_at(traffic: Option<Traffic>, since: Timestamp, grace: Duration) -
     }
 }
 
-/// The part of a pod that services select and no endpoints name. One that got ready a moment ago may be on its
-/// way into some: who computes them saw it ready before it saw that it is deleted.
-pub fn unnamed(ready_since: Option<Timestamp>, now: Timestamp) -> Option<Traffic> {
+/// The part of a pod that was deleted, that services select and no endpoints name. One that had got ready a moment
+/// before may be on its way into some: who computes them saw it ready before it saw that it is deleted.
+pub fn unnamed(ready_since: Option<Timestamp>, deleted_since: Timestamp) -> Option<Traffic> {
     let heard = after(ready_since?, PROPAGATION);
-    (now < after(heard, PROPAGATION)).then_some(Traffic::Ended(heard))
+    (deleted_since < after(heard, PROPAGATION)).then_some(Traffic::Ended(heard))
 }
 
 /// What is known of the pods of one node.

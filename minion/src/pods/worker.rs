@@ -356,10 +356,8 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         for name in ended {
             self.note_end(&name);
         }
-        let serving = self.serving.as_mut().filter(|_| self.memory.deleted_since.is_some());
         self.ready_since = self.memory.status.as_deref().and_then(conditions::ready_since).or(self.ready_since);
-        let named = serving.map(|serving| serving.borrow_and_update().of(&self.uid));
-        let traffic = named.and_then(|named| named.or_else(|| self.unnamed(now)));
+        let traffic = self.memory.deleted_since.and_then(|since| self.traffic(since));
         let context = Context { node_ip: self.shared.config.node_ip, now, traffic };
         let plan = (self.shared.config.plan)(self.pod.as_deref(), &self.observed, &self.memory, context);
         (self.due, self.idle, self.recheck_at) = (false, plan.actions.is_empty(), plan.recheck_at);
@@ -380,9 +378,15 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         plan.done
     }
 
-    /// The part in the traffic of services, of a pod that no endpoints name.
-    fn unnamed(&self, now: Timestamp) -> Option<Traffic> {
-        let traffic = traffic::unnamed(self.ready_since, now)?;
+    /// The part in the traffic of services, of a pod that was deleted.
+    fn traffic(&mut self, deleted_since: Timestamp) -> Option<Traffic> {
+        let named = self.serving.as_mut()?.borrow_and_update().of(&self.uid);
+        named.or_else(|| self.unnamed(deleted_since))
+    }
+
+    /// That of one that no endpoints name.
+    fn unnamed(&self, deleted_since: Timestamp) -> Option<Traffic> {
+        let traffic = traffic::unnamed(self.ready_since, deleted_since)?;
         let services = self.shared.services.borrow();
         let wanted = services
             .as_ref()
