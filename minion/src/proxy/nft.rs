@@ -4,6 +4,7 @@
 //! nat prerouting, output ──portals──> pick-N ──random──> to-I ──backends-I──> dnat
 //!   (first packet of a flow)            one for each       one for each slot of the
 //!                                       number of backends widest portal
+//!                        ──portals──> to-0, where there is only one backend
 //!                        ──portals──> stick-PORTAL ──held, or random──> to-PORTAL-BACKEND ──> dnat
 //!                                       session affinity: chains and sets of its own
 //!                        ──to the service range, but to no portal──> refuse
@@ -94,8 +95,9 @@ impl Lane {
         format!("{}find", self.prefix())
     }
 
+    /// The chain that picks one of this many backends.
     fn pick(self, size: usize) -> String {
-        format!("{}pick-{size}", self.prefix())
+        if size == 1 { self.to(0) } else { format!("{}pick-{size}", self.prefix()) }
     }
 
     fn to(self, slot: usize) -> String {
@@ -227,10 +229,11 @@ impl Ruleset {
                 prepare.twice(&chain, format_args!("dnat to {} map @{map}", lane.key()));
             }
         }
-        for (lane, size) in &sizes_added {
-            let chain = lane.pick(*size);
+        let picks = |sizes: Vec<(Lane, usize)>| sizes.into_iter().filter(|(_, size)| *size > 1);
+        for (lane, size) in picks(sizes_added) {
+            let chain = lane.pick(size);
             prepare.add("chain", &chain, "");
-            prepare.rule(&chain, choice((0..*size).map(|slot| lane.to(slot))));
+            prepare.rule(&chain, choice((0..size).map(|slot| lane.to(slot))));
         }
         let sticky: Vec<_> = delta.portals.iter().filter_map(|(p, change)| Sticky::of(p, change)).collect();
         sticky.iter().for_each(|sticky| sticky.build(&mut prepare, &mut switch));
@@ -271,8 +274,8 @@ impl Ruleset {
         self.around(&mut switch, delta);
 
         sticky.iter().for_each(|sticky| sticky.clear(&mut clear));
-        for (lane, size) in &sizes_removed {
-            clear.delete("chain", &lane.pick(*size));
+        for (lane, size) in picks(sizes_removed) {
+            clear.delete("chain", &lane.pick(size));
         }
         for (lane, before, now) in slots {
             for slot in now..before {
@@ -393,19 +396,21 @@ impl Frame {
         // Nodes know the way to this address, and let it pass to their pods.
         s.rule("translate", format_args!("ip daddr {pods_cidr} snat to {gateway}"));
         s.rule("translate", "masquerade");
-        // Before Docker's own, which would hide pods from each other behind their nodes.
-        s.add("chain", "postrouting", "{ type nat hook postrouting priority 90; policy accept; }");
+        s.add("chain", "forwarded", "");
         let whom = match masquerade {
             Masquerade::Loops => "ip saddr . ip daddr @loops".to_owned(),
             Masquerade::Bridge => format!("ip saddr {pod_cidr} ip daddr {pod_cidr}"),
         };
-        s.rule("postrouting", format_args!("ct status dnat {whom} masquerade"));
+        s.rule("forwarded", format_args!("{whom} masquerade"));
+        s.rule("forwarded", format_args!("ct original ip daddr {service_cidr} return"));
         for protocol in PROTOCOLS {
             let (name, ports) = (protocol.as_str(), node_ports(protocol));
-            let port = format!("meta l4proto {name} ct original proto-dst @{ports}");
-            s.rule("postrouting", format_args!("ct status dnat {port} jump translate"));
+            s.rule("forwarded", format_args!("meta l4proto {name} ct original proto-dst @{ports} jump translate"));
         }
-        s.rule("postrouting", "ct status dnat ct original ip daddr @externals jump translate");
+        s.rule("forwarded", "ct original ip daddr @externals jump translate");
+        // Before Docker's own, which would hide pods from each other behind their nodes.
+        s.add("chain", "postrouting", "{ type nat hook postrouting priority 90; policy accept; }");
+        s.rule("postrouting", "ct status dnat jump forwarded");
         // To itself: nothing is translated, by anybody.
         s.rule("postrouting", format_args!("ip saddr {pod_cidr} ip daddr {pods_cidr} snat to ip saddr"));
     }

@@ -218,13 +218,11 @@ add map ip coracle-0a1b2c3d backends-1 { type ipv4_addr . inet_proto . inet_serv
 add chain ip coracle-0a1b2c3d to-1 
 add rule ip coracle-0a1b2c3d to-1 dnat to ip daddr . meta l4proto . th dport map @backends-1
 add rule ip coracle-0a1b2c3d to-1 dnat to ip daddr . meta l4proto . th dport map @backends-1
-add chain ip coracle-0a1b2c3d pick-1 
-add rule ip coracle-0a1b2c3d pick-1 numgen random mod 1 vmap { 0 : goto to-0 }
 add chain ip coracle-0a1b2c3d pick-2 
 add rule ip coracle-0a1b2c3d pick-2 numgen random mod 2 vmap { 0 : goto to-0, 1 : goto to-1 }
 add element ip coracle-0a1b2c3d backends-0 { 10.0.0.5 . tcp . 80 : 10.244.0.2 . 8080, 10.0.0.5 . udp . 53 : 10.244.0.2 . 8080 }
 add element ip coracle-0a1b2c3d backends-1 { 10.0.0.5 . tcp . 80 : 10.244.0.3 . 8080 }
-add element ip coracle-0a1b2c3d portals { 10.0.0.5 . tcp . 80 : goto pick-2, 10.0.0.5 . udp . 53 : goto pick-1 }
+add element ip coracle-0a1b2c3d portals { 10.0.0.5 . tcp . 80 : goto pick-2, 10.0.0.5 . udp . 53 : goto to-0 }
 add element ip coracle-0a1b2c3d loops { 10.244.0.2 . 10.244.0.2, 10.244.0.3 . 10.244.0.3 }
 ";
     assert_eq!(full(frame(), &example()), base + expected);
@@ -247,7 +245,7 @@ add element ip coracle-0a1b2c3d backends-1 { 10.0.0.5 . tcp . 80 : 10.244.0.3 . 
 #[test]
 fn without_bridge_netfilter_the_whole_bridge_is_masqueraded() {
     let script = full(Frame { masquerade: Masquerade::Bridge, ..frame() }, &Table::default());
-    let rule = "postrouting ct status dnat ip saddr 10.244.0.0/24 ip daddr 10.244.0.0/24 masquerade";
+    let rule = "forwarded ip saddr 10.244.0.0/24 ip daddr 10.244.0.0/24 masquerade";
     assert!(script.contains(rule), "{script}");
     assert!(!script.contains("@loops"), "{script}");
 }
