@@ -72,7 +72,7 @@ bench-api: ## measures the master over HTTP; some 6 minutes, ARGS=--full for lar
 	@$(BUILD) --bin coracle-bench
 	@target/release/coracle-bench api $(ARGS)
 
-bench-proxy: ## measures the service proxy beside HAProxy and docker-proxy; some 7 minutes
+bench-proxy: ## measures the service proxy beside HAProxy and docker-proxy; some 13 minutes
 	@scripts/require.sh build docker proxy bench-proxy
 	@$(BUILD) --bin coracle-bench
 	@target/release/coracle-bench proxy $(ARGS)

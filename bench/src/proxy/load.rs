@@ -1,6 +1,6 @@
 //! The load: wrk for requests, iperf3 for bytes.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
@@ -27,10 +27,54 @@ pub(super) struct Bulk {
     pub(super) cpu_seconds_per_gb: f64,
 }
 
+/// A figure that can be taken twice.
+pub(super) trait Mean {
+    /// Of this one and another.
+    fn mean(self, other: Self) -> Self;
+}
+
+impl Mean for Requests {
+    fn mean(self, other: Self) -> Self {
+        Self {
+            per_second: f64::midpoint(self.per_second, other.per_second),
+            p50_ms: f64::midpoint(self.p50_ms, other.p50_ms),
+            p99_ms: f64::midpoint(self.p99_ms, other.p99_ms),
+        }
+    }
+}
+
+impl Mean for Bulk {
+    fn mean(self, other: Self) -> Self {
+        Self {
+            gbit_per_second: f64::midpoint(self.gbit_per_second, other.gbit_per_second),
+            cpu_seconds_per_gb: f64::midpoint(self.cpu_seconds_per_gb, other.cpu_seconds_per_gb),
+        }
+    }
+}
+
+/// Where the load comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Client {
+    /// The node itself.
+    Node,
+    /// The second pod; the servers are in the first one.
+    Pod,
+}
+
 impl Range {
-    /// Requests from the node, on connections that are kept or on a new one each.
-    pub(super) fn requests(&self, address: &str, time: Duration, kept: bool) -> Result<Requests> {
-        let mut command = self.command("wrk");
+    /// A program where the client is, which sees connections of its own only.
+    fn client(&self, client: Client, program: &str) -> Result<Command> {
+        // No figure pays for the connections of the one before.
+        self.forget_flows()?;
+        Ok(match client {
+            Client::Node => self.command(program),
+            Client::Pod => self.command_in_pod(1, program),
+        })
+    }
+
+    /// Requests on connections that are kept or on a new one each.
+    pub(super) fn requests(&self, from: Client, address: &str, time: Duration, kept: bool) -> Result<Requests> {
+        let mut command = self.client(from, "wrk")?;
         command.args(["-t", "1", "-c", CONNECTIONS, "-d", &format!("{}s", time.as_secs()), "--latency"]);
         if !kept {
             command.args(["-H", "Connection: close"]);
@@ -50,15 +94,16 @@ impl Range {
         })
     }
 
-    /// One stream of bytes from the node.
-    pub(super) fn bulk(&self, address: &str, port: u16, time: Duration) -> Result<Bulk> {
+    /// One stream of bytes.
+    pub(super) fn bulk(&self, from: Client, at: &str, time: Duration) -> Result<Bulk> {
         let seconds = time.as_secs().to_string();
+        let (address, port) = at.split_once(':').context("no port")?;
+        let mut command = self.client(from, "iperf3")?;
         let before = busy_seconds()?;
-        let mut command = self.command("iperf3");
-        let out = command.args(["-c", address, "-p", &port.to_string(), "-t", &seconds, "-J"]).output()?;
+        let out = command.args(["-c", address, "-p", port, "-t", &seconds, "-J"]).output()?;
         let busy = busy_seconds()? - before;
         let report: serde_json::Value = serde_json::from_slice(&out.stdout).context("iperf3")?;
-        ensure!(out.status.success(), "iperf3 to {address}:{port}: {}", report["error"]);
+        ensure!(out.status.success(), "iperf3 to {at}: {}", report["error"]);
         let received = &report["end"]["sum_received"];
         let figure = |name: &str| received[name].as_f64().with_context(|| format!("iperf3 said nothing of {name}"));
         Ok(Bulk {

@@ -2,19 +2,22 @@
 //!
 //! ```text
 //!   wrk, iperf3 (h) ──┬── direct, with and without rules ───┐
-//!                     ├── portal, nftables or userspace ────┼── bridge ── nginx, iperf3 (p1, p2)
+//!                     ├── portal, nftables or userspace ────┼── bridge ── nginx, iperf3 (p0, p1)
 //!                     ├── HAProxy in TCP mode ──────────────┤
 //!                     └── docker-proxy ─────────────────────┘
+//!   wrk, iperf3 (p1) ─┬── direct ───────────────────────────┤
+//!                     └── portal, nftables ─────────────────┘
 //! ```
 //!
 //! Node and pods are network namespaces, the data planes run as processes of their own on a real
-//! master. The peers are Debian's. Paths take turns within each round, in every other one from the last
-//! to the first, and what is printed is the median of rounds and of each round's ratio to direct: the
-//! machine's mood changes slower than that. Many short rounds, since it changes by the second.
+//! master. The peers are Debian's. The two paths of a [`Stand`] are measured there and back again
+//! (a, b, b, a) for each figure, so that a machine that gets slower meanwhile slows both alike; what is
+//! printed is the median of rounds and of the ratios of rounds. Many short rounds, since a machine's
+//! mood changes by the second.
 //!
-//! Direct is the way to a pod's own address on a node, where the kernel tracks connections, as it does
-//! on every machine with Docker. A namespace without any rules does not; it is measured too, so that
-//! what tracking costs is seen apart from what a portal costs.
+//! Direct is the way to a pod's own address, from a node or a pod where the kernel tracks connections,
+//! as it does on every machine with Docker. A namespace without any rules does not; it is measured too,
+//! so that what tracking costs is seen apart from what a portal costs.
 
 mod load;
 mod names;
@@ -28,7 +31,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::machine;
-use load::{Bulk, Requests};
+use load::{Bulk, Client, Mean, Requests};
 pub(crate) use names::serve as serve_names;
 use plane::Plane;
 pub(crate) use plane::{PlaneArgs, run as run_plane};
@@ -41,8 +44,8 @@ pub(crate) struct ProxyArgs {
     /// Seconds of each measurement
     #[arg(long, default_value_t = 1)]
     seconds: u64,
-    /// Rounds in which all paths take turns
-    #[arg(long = "turns", default_value_t = 11)]
+    /// Rounds, in each of which every figure is measured twice
+    #[arg(long = "turns", default_value_t = 10)]
     turns: usize,
     /// Numbers of services for the tables after the first
     #[arg(long, value_delimiter = ',', default_values_t = [10, 1_000, 30_000])]
@@ -63,39 +66,44 @@ pub(crate) enum Mode {
 enum Path {
     /// To the pod, from a namespace whose kernel has no rules and tracks nothing.
     Bare,
-    /// To the pod, from a node.
-    Direct,
-    Portal(Mode),
+    /// To the pod.
+    Direct(Client),
+    /// Through the kernel.
+    Portal(Client),
+    /// Through the minion's process, from the node.
+    Relay,
     HaProxy,
     DockerProxy,
 }
 
 impl Path {
-    /// In the order of a round.
-    const ALL: [Path; 6] = [
+    /// In the order of the table.
+    const ALL: [Path; 8] = [
         Path::Bare,
-        Path::Direct,
-        Path::Portal(Mode::Nftables),
-        Path::Portal(Mode::Userspace),
+        Path::Direct(Client::Node),
+        Path::Portal(Client::Node),
+        Path::Relay,
         Path::HaProxy,
         Path::DockerProxy,
+        Path::Direct(Client::Pod),
+        Path::Portal(Client::Pod),
     ];
 
-    /// The plane that runs meanwhile.
-    fn plane(self) -> Option<Mode> {
+    fn client(self) -> Client {
         match self {
-            Path::Direct => Some(Mode::Nftables),
-            Path::Portal(mode) => Some(mode),
-            Path::Bare | Path::HaProxy | Path::DockerProxy => None,
+            Path::Direct(client) | Path::Portal(client) => client,
+            Path::Bare | Path::Relay | Path::HaProxy | Path::DockerProxy => Client::Node,
         }
     }
 
     fn name(self) -> &'static str {
         match self {
             Path::Bare => "direct, no rules",
-            Path::Direct => "direct",
-            Path::Portal(Mode::Nftables) => "coracle, nftables",
-            Path::Portal(Mode::Userspace) => "coracle, userspace",
+            Path::Direct(Client::Node) => "direct",
+            Path::Direct(Client::Pod) => "direct, from a pod",
+            Path::Portal(Client::Node) => "coracle, nftables",
+            Path::Portal(Client::Pod) => "nftables, from a pod",
+            Path::Relay => "coracle, userspace",
             Path::HaProxy => "HAProxy, TCP mode",
             Path::DockerProxy => "docker-proxy",
         }
@@ -103,24 +111,38 @@ impl Path {
 
     /// Where nginx answers on this path.
     fn http(self) -> String {
-        match self {
-            Path::Bare | Path::Direct => format!("{}:{}", range::POD[0], range::HTTP),
-            Path::Portal(_) => format!("{}:{}", services::WEB, range::HTTP),
-            Path::HaProxy => format!("127.0.0.1:{}", range::HAPROXY + range::HTTP),
-            Path::DockerProxy => format!("127.0.0.1:{}", range::DOCKER + range::HTTP),
-        }
+        self.at(range::HTTP)
     }
 
     /// Where iperf3 listens on this path.
-    fn bulk(self) -> (String, u16) {
+    fn bulk(self) -> String {
+        self.at(range::BULK)
+    }
+
+    /// Where a port of the pod is found.
+    fn at(self, port: u16) -> String {
         match self {
-            Path::Bare | Path::Direct => (range::POD[0].into(), range::BULK),
-            Path::Portal(_) => (services::WEB.into(), range::BULK),
-            Path::HaProxy => ("127.0.0.1".into(), range::HAPROXY + range::BULK),
-            Path::DockerProxy => ("127.0.0.1".into(), range::DOCKER + range::BULK),
+            Path::Bare | Path::Direct(_) => format!("{}:{port}", range::POD[0]),
+            Path::Portal(_) | Path::Relay => format!("{}:{port}", services::WEB),
+            Path::HaProxy => format!("127.0.0.1:{}", range::HAPROXY + port),
+            Path::DockerProxy => format!("127.0.0.1:{}", range::DOCKER + port),
         }
     }
 }
+
+/// Two paths that are measured by turns, and the plane that runs meanwhile.
+struct Stand {
+    plane: Option<Mode>,
+    paths: [Path; 2],
+}
+
+/// Those whose ratio is asked for stand together.
+const STANDS: [Stand; 4] = [
+    Stand { plane: None, paths: [Path::Bare, Path::DockerProxy] },
+    Stand { plane: Some(Mode::Nftables), paths: [Path::Direct(Client::Node), Path::Portal(Client::Node)] },
+    Stand { plane: Some(Mode::Nftables), paths: [Path::Direct(Client::Pod), Path::Portal(Client::Pod)] },
+    Stand { plane: Some(Mode::Userspace), paths: [Path::HaProxy, Path::Relay] },
+];
 
 /// What one path did in one round.
 #[derive(Debug, Clone, Copy)]
@@ -144,26 +166,30 @@ fn paths(range: &Range, services: &Services, seconds: Duration, turns: usize) ->
     services.fill(10)?;
     let mut all: Vec<(Path, Vec<Turn>)> = Path::ALL.iter().map(|path| (*path, Vec::new())).collect();
     for round in 0..turns {
-        for (path, taken) in in_turn(&mut all, round) {
-            let _plane = path.plane().map(|mode| Plane::start(range, services, mode)).transpose()?;
-            if path.plane() != Some(Mode::Nftables) {
+        for Stand { plane, paths } in STANDS {
+            let _plane = plane.map(|mode| Plane::start(range, services, mode)).transpose()?;
+            if plane != Some(Mode::Nftables) {
                 range.forget_rules()?;
             }
-            let http = path.http();
-            range.forget_flows()?;
-            let kept = range.requests(&http, seconds, true)?;
-            let new = range.requests(&http, seconds, false)?;
-            range.forget_flows()?;
-            let (address, port) = path.bulk();
-            taken.push(Turn { kept, new, bulk: range.bulk(&address, port, seconds)? });
+            let requests = |path: Path, kept| range.requests(path.client(), &path.http(), seconds, kept);
+            let kept = there_and_back(paths, round, |path| requests(path, true))?;
+            let new = there_and_back(paths, round, |path| requests(path, false))?;
+            let bulk = there_and_back(paths, round, |path| range.bulk(path.client(), &path.bulk(), seconds))?;
+            for (path, ((kept, new), bulk)) in paths.into_iter().zip(kept.into_iter().zip(new).zip(bulk)) {
+                let taken = all.iter_mut().find(|(known, _)| *known == path);
+                taken.context("a path is in no table")?.1.push(Turn { kept, new, bulk });
+            }
         }
     }
-    let of = |wanted: Path| all.iter().find(|(path, _)| *path == wanted).map(|(_, turns)| turns);
-    let direct = of(Path::Direct).context("direct")?;
+    let of = |wanted: Path| {
+        let found = all.iter().find(|(path, _)| *path == wanted);
+        found.map(|(_, turns)| turns).context("a path was not measured")
+    };
     println!(
         "\npath                 req/s kept   x direct   p50 ms   p99 ms   new conn/s   x direct   Gbit/s   x direct   CPU s/GB"
     );
     for (path, turns) in &all {
+        let direct = of(Path::Direct(path.client()))?;
         let value = |of: fn(&Turn) -> f64| median(turns.iter().map(of));
         let ratio = |of: fn(&Turn) -> f64| median(turns.iter().zip(direct).map(|(turn, direct)| of(turn) / of(direct)));
         println!(
@@ -181,9 +207,8 @@ fn paths(range: &Range, services: &Services, seconds: Duration, turns: usize) ->
         );
     }
     println!("\nratios of rounds: median (quartiles)");
-    let pairs = [(Mode::Nftables, Path::Direct), (Mode::Userspace, Path::HaProxy)];
-    for (ours, peer) in pairs.map(|(mode, peer)| (Path::Portal(mode), peer)) {
-        let turns = of(ours).zip(of(peer)).context("a path was not measured")?;
+    for Stand { paths: [peer, ours], .. } in &STANDS[1..] {
+        let turns = (of(*ours)?, of(*peer)?);
         let beside = |of: fn(&Turn) -> f64| Spread::of(turns.0.iter().zip(turns.1).map(|(o, p)| of(o) / of(p)));
         println!(
             "{} beside {}: requests/s {}, new connections/s {}, Gbit/s {}, Gbit per CPU second {}",
@@ -210,13 +235,10 @@ fn sizes(range: &Range, services: &Services, seconds: Duration, args: &ProxyArgs
         let (mut kept, mut new) = (Vec::new(), Vec::new());
         for round in 0..args.turns {
             for (figures, keep) in [(&mut kept, true), (&mut new, false)] {
-                let mut both = [(Path::Direct, 0.0), (Path::Portal(Mode::Nftables), 0.0)];
-                for (path, rate) in in_turn(&mut both, round) {
-                    range.forget_flows()?;
-                    *rate = range.requests(&path.http(), seconds, keep)?.per_second;
-                }
-                let [(_, direct), (_, portal)] = both;
-                figures.push((portal, portal / direct));
+                let paths = [Path::Direct(Client::Node), Path::Portal(Client::Node)];
+                let [direct, portal] =
+                    there_and_back(paths, round, |path| range.requests(path.client(), &path.http(), seconds, keep))?;
+                figures.push((portal.per_second, portal.per_second / direct.per_second));
             }
         }
         let changes = services.changes(args.turns * 4)?;
@@ -237,10 +259,15 @@ fn sizes(range: &Range, services: &Services, seconds: Duration, args: &ProxyArgs
     Ok(())
 }
 
-/// All of them, in every other round from the last to the first.
-fn in_turn<T>(all: &mut [T], round: usize) -> impl Iterator<Item = &mut T> {
-    let (forth, back) = if round.is_multiple_of(2) { (all, [].as_mut_slice()) } else { ([].as_mut_slice(), all) };
-    forth.iter_mut().chain(back.iter_mut().rev())
+/// A figure of each path, the mean of one taken there and one on the way back; every other round
+/// begins with the other path.
+fn there_and_back<T: Mean>(paths: [Path; 2], round: usize, measure: impl Fn(Path) -> Result<T>) -> Result<[T; 2]> {
+    let swapped = !round.is_multiple_of(2);
+    let [a, b] = if swapped { [paths[1], paths[0]] } else { paths };
+    let (first, second) = (measure(a)?, measure(b)?);
+    let second = second.mean(measure(b)?);
+    let first = first.mean(measure(a)?);
+    Ok(if swapped { [second, first] } else { [first, second] })
 }
 
 /// The middle of some figures, and how far apart they are.
@@ -284,8 +311,19 @@ mod tests {
     }
 
     #[test]
-    fn every_other_round_goes_backwards() {
-        let order = |round| in_turn(&mut [1, 2, 3], round).map(|path| *path).collect::<Vec<_>>();
-        assert_eq!([order(0), order(1), order(2)], [[1, 2, 3], [3, 2, 1], [1, 2, 3]]);
+    fn paths_are_measured_there_and_back_and_every_other_round_begins_with_the_other() {
+        for (round, order) in ["abba", "baab"].iter().enumerate() {
+            let clock = std::cell::Cell::new(0);
+            let taken = std::cell::RefCell::new(String::new());
+            let rates = there_and_back([Path::Bare, Path::HaProxy], round, |path| {
+                taken.borrow_mut().push(if path == Path::Bare { 'a' } else { 'b' });
+                clock.set(clock.get() + 1);
+                // One is twice as fast as the other, on a machine that gets slower.
+                let path = if path == Path::Bare { 1.0 } else { 2.0 };
+                Ok(Requests { per_second: path * (10.0 - f64::from(clock.get())), p50_ms: 0.0, p99_ms: 0.0 })
+            });
+            let [a, b] = rates.unwrap().map(|rate| rate.per_second);
+            assert_eq!((a, b, taken.into_inner()), (7.5, 15.0, (*order).to_owned()));
+        }
     }
 }
