@@ -179,6 +179,8 @@ pub struct PodMemory {
     pub deleted: bool,
     /// When it was first seen that the pod is to go, as long as its object is there.
     pub deleted_since: Option<Timestamp>,
+    /// When it was found that the pod, which is to go, need not serve on: once, whatever is heard later.
+    pub released_at: Option<Timestamp>,
     /// How long containers may take to end when the pod object is gone.
     pub orphan_grace: Duration,
 }
@@ -209,6 +211,13 @@ impl PodMemory {
         self.containers.get(name)?.last.as_deref()
     }
 
+    /// Remembers what a plan decided for good: whether a pod that is to go serves on.
+    pub fn planned(&mut self, held: bool, now: Timestamp) {
+        if self.deleted_since.is_some() && !held {
+            self.released_at.get_or_insert(now);
+        }
+    }
+
     /// Folds in what the engine shows. Returns the names of containers that ended since.
     pub fn observe(&mut self, desired: Option<&Pod>, observed: &PodObservation, now: Timestamp) -> Vec<String> {
         for infra in observed.all(labels::INFRA) {
@@ -216,6 +225,7 @@ impl PodMemory {
         }
         let deleted = desired.is_some_and(|p| p.metadata.deletion_timestamp.is_some());
         self.deleted_since = deleted.then(|| self.deleted_since.unwrap_or(now));
+        self.released_at = self.released_at.filter(|_| deleted);
         if let Some((pod, spec)) = desired.and_then(|pod| Some((pod, pod.spec.as_ref()?))) {
             let generation = pod.metadata.generation;
             if generation.is_none() || generation != self.hashed {

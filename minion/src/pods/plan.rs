@@ -338,12 +338,13 @@ impl Planner<'_> {
         let mut grace = desired.map_or(self.memory.orphan_grace, grace_of);
         if let Some(since) = self.memory.deleted_since.filter(|_| self.observed.own().any(is_running)) {
             let release = release_at(traffic, since, grace);
-            if release > self.now {
+            if self.memory.released_at.is_none() && release > self.now {
                 self.plan.held = true;
                 return self.recheck(release);
             }
             // The pod's grace began with its deletion.
-            grace = grace.saturating_sub(Duration::try_from(release.duration_since(since)).unwrap_or_default());
+            let held = self.memory.released_at.unwrap_or(self.now).duration_since(since);
+            grace = grace.saturating_sub(Duration::try_from(held).unwrap_or_default());
         }
         let stopped = self.stop_all(desired.and_then(|p| p.spec.as_ref()), grace, StopReason::Deleted);
         if !stopped {

@@ -72,6 +72,7 @@ impl Keepsake {
             status,
             deleted,
             deleted_since,
+            released_at: _,
             hashed: _,
             orphan_grace: _,
         } = memory;

@@ -362,6 +362,7 @@ impl<R: Runtime, P: Report> Worker<R, P> {
         let plan = (self.shared.config.plan)(self.pod.as_deref(), &self.observed, &self.memory, context);
         (self.due, self.idle, self.recheck_at) = (false, plan.actions.is_empty(), plan.recheck_at);
         self.held = plan.held;
+        self.memory.planned(plan.held, now);
         if let Some(status) = &plan.status {
             self.writer.want(status, now);
             self.memory.status = Some(Arc::clone(status));

@@ -77,6 +77,7 @@ impl World {
         let plan = plan_pod(self.pod.as_ref(), &self.observed, &self.memory, self.context());
         let again = plan_pod(self.pod.as_ref(), &self.observed, &self.memory, self.context());
         assert_eq!(plan, again, "same input, same output");
+        self.memory.planned(plan.held, self.now);
         let before = self.memory.status.as_ref().and_then(|s| s.phase.clone());
         let after = plan.status.as_ref().and_then(|s| s.phase.clone());
         let rank = |phase: &Option<String>| match phase.as_deref() {
@@ -566,6 +567,23 @@ fn a_pod_that_clients_are_sent_to_is_not_stopped_before_they_are_sent_elsewhere(
     assert_eq!(graces, [Duration::from_millis(3700)], "what is left of it");
     world.advance(Duration::from_millis(500));
     assert!(world.plan().actions.is_empty(), "it is under way");
+    // Nothing that is heard later holds it again, or gives it more or less.
+    for traffic in [None, Some(Traffic::Taken), Some(Traffic::Ended(world.now))] {
+        world.traffic = traffic;
+        let plan = world.plan();
+        assert!(!plan.held && plan.actions.is_empty(), "{traffic:?}: {plan:?}");
+    }
+    // The service that sent clients to it is removed meanwhile: it has served on for as long as that.
+    let mut world = World::new(pod("Always", &[], &["a"]));
+    world.settle();
+    world.traffic = Some(Traffic::Taken);
+    world.delete();
+    assert!(world.plan().held);
+    world.advance(Duration::from_millis(400));
+    world.traffic = None;
+    let plan = world.plan();
+    let left = Duration::from_millis(4600);
+    assert!(matches!(plan.actions.as_slice(), [Action::Stop { grace, .. }] if *grace == left), "{plan:?}");
     // Whoever wants it gone at once gets it.
     let mut world = World::new(pod("Always", &[], &["a"]));
     world.settle();
