@@ -8,13 +8,13 @@
 //!                        ──portals──> stick-PORTAL ──held, or random──> to-PORTAL-BACKEND ──> dnat
 //!                                       session affinity: chains and sets of its own
 //!                        ──to the service range, but to no portal──> refuse
-//! nat postrouting        who must come back through this node is translated
+//! nat postrouting        ──translated──> dnatted: who must come back through this node ──> translate
 //! ```
 //!
 //! Every service is elements of maps, never chains of its own (unless it has session affinity, which
 //! nftables can keep only in a set for each backend): with 2,000 services of 3 backends a full load
-//! takes 0.1 s (chains: 1.3 s) and a change 6 ms (chains: 47 ms), and a packet meets three hash
-//! look-ups however many services there are.
+//! takes 0.1 s (chains: 1.3 s) and a change 6 ms (chains: 47 ms), and a packet meets at most
+//! three hash look-ups however many services there are.
 //!
 //! There are two lanes of the same shape, since the keys differ: portals with an address, and node
 //! ports, which have any address of the node.
@@ -95,9 +95,9 @@ impl Lane {
         format!("{}find", self.prefix())
     }
 
-    /// The chain that picks one of this many backends.
-    fn pick(self, size: usize) -> String {
-        if size == 1 { self.to(0) } else { format!("{}pick-{size}", self.prefix()) }
+    /// The chain that picks one of this many backends, where there is a choice.
+    fn pick(self, size: usize) -> Option<String> {
+        (size > 1).then(|| format!("{}pick-{size}", self.prefix()))
     }
 
     fn to(self, slot: usize) -> String {
@@ -229,9 +229,8 @@ impl Ruleset {
                 prepare.twice(&chain, format_args!("dnat to {} map @{map}", lane.key()));
             }
         }
-        let picks = |sizes: Vec<(Lane, usize)>| sizes.into_iter().filter(|(_, size)| *size > 1);
-        for (lane, size) in picks(sizes_added) {
-            let chain = lane.pick(size);
+        for (lane, size) in sizes_added {
+            let Some(chain) = lane.pick(size) else { continue };
             prepare.add("chain", &chain, "");
             prepare.rule(&chain, choice((0..size).map(|slot| lane.to(slot))));
         }
@@ -274,9 +273,8 @@ impl Ruleset {
         self.around(&mut switch, delta);
 
         sticky.iter().for_each(|sticky| sticky.clear(&mut clear));
-        for (lane, size) in picks(sizes_removed) {
-            clear.delete("chain", &lane.pick(size));
-        }
+        let picks = sizes_removed.into_iter().filter_map(|(lane, size)| lane.pick(size));
+        picks.for_each(|chain| clear.delete("chain", &chain));
         for (lane, before, now) in slots {
             for slot in now..before {
                 clear.delete("chain", &lane.to(slot));
@@ -396,21 +394,23 @@ impl Frame {
         // Nodes know the way to this address, and let it pass to their pods.
         s.rule("translate", format_args!("ip daddr {pods_cidr} snat to {gateway}"));
         s.rule("translate", "masquerade");
-        s.add("chain", "forwarded", "");
+        s.add("chain", "dnatted", "");
         let whom = match masquerade {
             Masquerade::Loops => "ip saddr . ip daddr @loops".to_owned(),
             Masquerade::Bridge => format!("ip saddr {pod_cidr} ip daddr {pod_cidr}"),
         };
-        s.rule("forwarded", format_args!("{whom} masquerade"));
-        s.rule("forwarded", format_args!("ct original ip daddr {service_cidr} return"));
+        // Also of one that reaches itself through a portal address, so before what follows.
+        s.rule("dnatted", format_args!("{whom} masquerade"));
+        // Nobody outside has a way to these: clients keep their address, whatever the port.
+        s.rule("dnatted", format_args!("ct original ip daddr {service_cidr} return"));
         for protocol in PROTOCOLS {
             let (name, ports) = (protocol.as_str(), node_ports(protocol));
-            s.rule("forwarded", format_args!("meta l4proto {name} ct original proto-dst @{ports} jump translate"));
+            s.rule("dnatted", format_args!("meta l4proto {name} ct original proto-dst @{ports} jump translate"));
         }
-        s.rule("forwarded", "ct original ip daddr @externals jump translate");
+        s.rule("dnatted", "ct original ip daddr @externals jump translate");
         // Before Docker's own, which would hide pods from each other behind their nodes.
         s.add("chain", "postrouting", "{ type nat hook postrouting priority 90; policy accept; }");
-        s.rule("postrouting", "ct status dnat jump forwarded");
+        s.rule("postrouting", "ct status dnat jump dnatted");
         // To itself: nothing is translated, by anybody.
         s.rule("postrouting", format_args!("ip saddr {pod_cidr} ip daddr {pods_cidr} snat to ip saddr"));
     }
@@ -462,7 +462,10 @@ fn verdict(portal: &Portal, side: &Option<Forward>) -> Option<String> {
     let forward = side.as_ref().filter(|f| !f.refuses())?;
     Some(match forward.sticky {
         Some(_) => Sticky::chain(portal),
-        None => Lane::of(portal).pick(forward.backends.len()),
+        None => {
+            let lane = Lane::of(portal);
+            lane.pick(forward.backends.len()).unwrap_or_else(|| lane.to(0))
+        }
     })
 }
 

@@ -245,9 +245,24 @@ add element ip coracle-0a1b2c3d backends-1 { 10.0.0.5 . tcp . 80 : 10.244.0.3 . 
 #[test]
 fn without_bridge_netfilter_the_whole_bridge_is_masqueraded() {
     let script = full(Frame { masquerade: Masquerade::Bridge, ..frame() }, &Table::default());
-    let rule = "forwarded ip saddr 10.244.0.0/24 ip daddr 10.244.0.0/24 masquerade";
+    let rule = "dnatted ip saddr 10.244.0.0/24 ip daddr 10.244.0.0/24 masquerade";
     assert!(script.contains(rule), "{script}");
     assert!(!script.contains("@loops"), "{script}");
+}
+
+#[test]
+fn a_portal_address_is_asked_about_no_node_port() {
+    let script = full(frame(), &Table::default());
+    let rules = script.lines().filter_map(|line| line.strip_prefix("add rule ip coracle-0a1b2c3d dnatted "));
+    let expected = [
+        "ip saddr . ip daddr @loops masquerade",
+        "ct original ip daddr 10.0.0.0/16 return",
+        "meta l4proto tcp ct original proto-dst @node-tcp jump translate",
+        "meta l4proto udp ct original proto-dst @node-udp jump translate",
+        "meta l4proto sctp ct original proto-dst @node-sctp jump translate",
+        "ct original ip daddr @externals jump translate",
+    ];
+    assert_eq!(rules.collect::<Vec<_>>(), expected);
 }
 
 #[test]
