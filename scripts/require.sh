@@ -106,8 +106,6 @@ for purpose in "$@"; do
       need ip iproute2 iproute iproute2
       need iptables iptables iptables iptables
       need nsenter util-linux util-linux util-linux
-      # For a process that loses its first thread.
-      need perl perl-base perl perl
       ;;
     *) fail "no such purpose: $purpose" ;;
   esac

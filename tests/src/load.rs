@@ -74,8 +74,10 @@ impl Load {
     fn end(&mut self) -> Result<Report> {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Report::default();
-        for client in self.clients.drain(..) {
-            let report = client.join().map_err(|_| anyhow!("a client panicked"))??;
+        // Each is waited for, whichever fails.
+        let ended: Vec<_> = self.clients.drain(..).map(JoinHandle::join).collect();
+        for client in ended {
+            let report = client.map_err(|_| anyhow!("a client panicked"))??;
             all.asked += report.asked;
             all.failed.extend(report.failed);
             all.answers.extend(report.answers);

@@ -104,13 +104,20 @@ pub fn in_namespace(netns: &str) -> Vec<u32> {
 pub(crate) fn kill_all_in(netns: &str) -> Result<()> {
     eventually(&format!("no process is left in {netns}"), || {
         signal_all_in(netns);
-        in_namespace(netns).is_empty().then_some(())
+        others_in(netns).is_empty().then_some(())
     })
 }
 
 /// Kills every process that is in a namespace now, without waiting.
 pub(crate) fn signal_all_in(netns: &str) {
-    in_namespace(netns).into_iter().for_each(|pid| signal(pid, Signal::KILL));
+    others_in(netns).into_iter().for_each(|pid| signal(pid, Signal::KILL));
+}
+
+/// All but this one, whose threads may enter a host and are not gone at once when they were joined.
+fn others_in(netns: &str) -> Vec<u32> {
+    let mut all = in_namespace(netns);
+    all.retain(|pid| *pid != std::process::id());
+    all
 }
 
 fn children(of: u32) -> Vec<u32> {
