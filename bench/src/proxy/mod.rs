@@ -10,14 +10,16 @@
 //! ```
 //!
 //! Node and pods are network namespaces, the data planes run as processes of their own on a real
-//! master. The peers are Debian's. The two paths of a [`Stand`] are measured there and back again
-//! (a, b, b, a) for each figure, so that a machine that gets slower meanwhile slows both alike; what is
-//! printed is the median of rounds and of the ratios of rounds. Many short rounds, since a machine's
-//! mood changes by the second.
+//! master; a portal has one backend. The peers are Debian's. The two paths of a [`Stand`] are measured
+//! there and back again (a, b, b, a) for each figure, so that a machine that gets slower meanwhile slows
+//! both alike; those of different stands are as far apart as they come in a round. What is printed is
+//! the median of rounds and of the ratios of rounds. Many short rounds, since a machine's mood changes
+//! by the second.
 //!
-//! Direct is the way to a pod's own address, from a node or a pod where the kernel tracks connections,
-//! as it does on every machine with Docker. A namespace without any rules does not; it is measured too,
-//! so that what tracking costs is seen apart from what a portal costs.
+//! Direct is the way to a pod's own address where the kernel tracks connections, as it does on every
+//! machine with Docker: from a node always, from a pod since bridges show their frames to netfilter. A
+//! namespace without any rules tracks none; it is measured too, so that what tracking costs is seen
+//! apart from what a portal costs.
 
 mod load;
 mod names;
@@ -130,13 +132,14 @@ impl Path {
     }
 }
 
-/// Two paths that are measured by turns, and the plane that runs meanwhile.
+/// Two paths that are measured by turns.
 struct Stand {
+    /// The plane that runs meanwhile.
     plane: Option<Mode>,
+    /// Where a plane runs: a peer, and ours, which is compared with it.
     paths: [Path; 2],
 }
 
-/// Those whose ratio is asked for stand together.
 const STANDS: [Stand; 4] = [
     Stand { plane: None, paths: [Path::Bare, Path::DockerProxy] },
     Stand { plane: Some(Mode::Nftables), paths: [Path::Direct(Client::Node), Path::Portal(Client::Node)] },
@@ -207,7 +210,7 @@ fn paths(range: &Range, services: &Services, seconds: Duration, turns: usize) ->
         );
     }
     println!("\nratios of rounds: median (quartiles)");
-    for Stand { paths: [peer, ours], .. } in &STANDS[1..] {
+    for Stand { paths: [peer, ours], .. } in STANDS.iter().filter(|stand| stand.plane.is_some()) {
         let turns = (of(*ours)?, of(*peer)?);
         let beside = |of: fn(&Turn) -> f64| Spread::of(turns.0.iter().zip(turns.1).map(|(o, p)| of(o) / of(p)));
         println!(
@@ -282,7 +285,13 @@ impl Spread {
     fn of(values: impl Iterator<Item = f64>) -> Self {
         let mut sorted: Vec<f64> = values.collect();
         sorted.sort_by(f64::total_cmp);
-        let at = |quarters: usize| sorted.get(sorted.len() * quarters / 4).copied().unwrap_or(f64::NAN);
+        let value = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
+        let last = sorted.len().saturating_sub(1);
+        // Between two values where it falls between them.
+        let at = |quarters: usize| match (last * quarters / 4, last * quarters % 4) {
+            (i, 0) => value(i),
+            (i, rest) => value(i) + (value(i + 1) - value(i)) * rest as f64 / 4.0,
+        };
         Self { median: at(2), quartiles: [at(1), at(3)] }
     }
 }
@@ -305,8 +314,10 @@ mod tests {
     #[test]
     fn the_spread_of_rounds_is_their_median_and_quartiles() {
         let spread = Spread::of([7.0, 1.0, 5.0, 3.0, 2.0, 6.0, 4.0].into_iter());
-        assert_eq!(spread, Spread { median: 4.0, quartiles: [2.0, 6.0] });
-        assert_eq!(spread.to_string(), "4.00 (2.00 to 6.00)");
+        assert_eq!(spread, Spread { median: 4.0, quartiles: [2.5, 5.5] });
+        assert_eq!(spread.to_string(), "4.00 (2.50 to 5.50)");
+        let even = Spread::of([4.0, 1.0, 3.0, 2.0].into_iter());
+        assert_eq!(even, Spread { median: 2.5, quartiles: [1.75, 3.25] });
         assert!(median(std::iter::empty()).is_nan(), "nothing was measured");
     }
 

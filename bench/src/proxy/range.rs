@@ -68,6 +68,12 @@ impl Range {
             ip(&format!("-n {pod} route add default via {GATEWAY}"))?;
         }
         range.within(|| {
+            let shown = std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables");
+            let shown = shown.is_ok_and(|on| on.trim() == "1");
+            ensure!(
+                shown,
+                "bridges show netfilter nothing here, so that pods would be measured otherwise: modprobe br_netfilter"
+            );
             std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
             // Thousands of closed connections a second would fill the table otherwise.
             std::fs::write("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait", "1")?;
