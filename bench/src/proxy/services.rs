@@ -42,7 +42,8 @@ impl<'a> Services<'a> {
         let mut command = range.command(coracle());
         command.arg("master").arg("--data-dir").arg(range.dir.path().join("data"));
         command.args(["--service-cidr", SERVICE_CIDR, "--pod-cidr", PODS_CIDR]);
-        let log = std::fs::File::create(range.dir.path().join("master.log"))?;
+        let said = range.dir.path().join("master.log");
+        let log = std::fs::File::create(&said)?;
         let master = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         let services = Self { range, master, others: AtomicUsize::new(0) };
         services.with_client(async |client| {
@@ -50,7 +51,12 @@ impl<'a> Services<'a> {
             let web = [("web", WEB, 0), ("moving", MOVING, 0)];
             for (name, ip, pod) in web {
                 while let Err(error) = create(&client, name, Some(ip), pod).await {
-                    ensure!(Instant::now() < deadline, "the master does not answer: {error}");
+                    let said = || std::fs::read_to_string(&said).unwrap_or_default();
+                    ensure!(
+                        Instant::now() < deadline,
+                        "the master does not answer: {error}; it said: {}",
+                        said().trim()
+                    );
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
