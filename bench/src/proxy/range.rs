@@ -42,11 +42,12 @@ pub(super) struct Range {
 }
 
 impl Range {
-    pub(super) fn new() -> Result<Self> {
+    /// One of several, told apart by this letter.
+    pub(super) fn new(letter: char) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("coracle-bench-").tempdir()?;
         let mut range = Self { processes: Vec::new(), namespaces: Vec::new(), dir };
         for part in ["h", "p0", "p1"] {
-            let name = format!("coracle-bench-{}-{part}", std::process::id());
+            let name = format!("coracle-bench-{}-{letter}{part}", std::process::id());
             ip(&format!("netns add {name}"))?;
             range.namespaces.push(name.clone());
             ip(&format!("-n {name} link set lo up"))?;
