@@ -62,9 +62,8 @@ pub(super) enum Client {
 }
 
 impl Range {
-    /// A program where the client is, which sees connections of its own only.
+    /// A program where the client is. No figure pays for the connections of the one before.
     fn client(&self, client: Client, program: &str) -> Result<Command> {
-        // No figure pays for the connections of the one before.
         self.forget_flows()?;
         Ok(match client {
             Client::Node => self.command(program),

@@ -9,8 +9,8 @@
 //!                     └── portal, nftables ─────────────────┘
 //! ```
 //!
-//! Node and pods are network namespaces, the data planes run as processes of their own on a real
-//! master; a portal has one backend. The peers are Debian's. The two paths of a [`Stand`] are measured
+//! Node and pods are network namespaces, once for each data plane, which runs as a process of its own on
+//! a real master; a portal has one backend. The peers are Debian's. The two paths of a [`Stand`] are measured
 //! there and back again (a, b, b, a) for each figure, so that a machine that gets slower meanwhile slows
 //! both alike; those of different stands are as far apart as they come in a round. What is printed is
 //! the median of rounds and of the ratios of rounds. Many short rounds, since a machine's mood changes
@@ -159,7 +159,7 @@ struct Turn {
 pub(crate) fn run(args: &ProxyArgs) -> Result<()> {
     println!("machine: {}, load {}", machine::describe()?, machine::load()?);
     let seconds = Duration::from_secs(args.seconds);
-    // The userspace plane routes by rules of its own. Where there ever was one, the kernel looks routes up the long
+    // The userspace plane routes by a rule of its own. Where there ever was one, the kernel looks routes up the long
     // way until it boots (`fib_has_custom_rules`), which a node with nftables does not pay: there a portal had 0.88 of
     // direct instead of 0.97.
     let [kernel, userspace] = [Range::new('k')?, Range::new('u')?];
