@@ -26,8 +26,10 @@ pub mod probes;
 pub mod proxy;
 mod record;
 pub mod reset;
+mod rtnl;
 mod rulesets;
 pub mod runtime;
 pub mod volumes;
 
 pub use minion::{Minion, MinionConfig, StartError};
+pub use rtnl::NetlinkError;

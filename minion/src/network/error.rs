@@ -2,6 +2,8 @@
 
 use ipnet::Ipv4Net;
 
+use crate::rtnl::NetlinkError;
+
 /// Errors of the pod network. [`NetworkError::is_transient`] tells which pass by themselves.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
@@ -57,23 +59,9 @@ pub enum NetworkError {
         /// The limit.
         seconds: u64,
     },
-    /// The kernel refused.
-    #[error("{what} through netlink (this needs root)")]
-    Netlink {
-        /// The request.
-        what: String,
-        /// The kernel's answer.
-        #[source]
-        source: Box<rtnetlink::Error>,
-    },
-    /// The kernel did not answer in time.
-    #[error("{what} through netlink took longer than {seconds} s")]
-    NetlinkTimeout {
-        /// The request.
-        what: String,
-        /// The limit.
-        seconds: u64,
-    },
+    /// The kernel refused, or did not answer.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
     /// An interface went away while it was set up.
     #[error("{0} was removed meanwhile")]
     Gone(String),
@@ -95,12 +83,7 @@ impl NetworkError {
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::Engine { .. }
-                | Self::EngineTimeout { .. }
-                | Self::Netlink { .. }
-                | Self::NetlinkTimeout { .. }
-                | Self::Gone(_)
-                | Self::Filter { .. }
+            Self::Engine { .. } | Self::EngineTimeout { .. } | Self::Netlink(_) | Self::Gone(_) | Self::Filter { .. }
         )
     }
 }

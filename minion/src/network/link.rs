@@ -3,27 +3,25 @@
 //!
 //! Invariant: [`plan`] decides from a snapshot, [`Links::apply`] only carries out.
 
-use std::{future::Future, net::Ipv4Addr, time::Duration};
+use std::net::Ipv4Addr;
 
-use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
 use rtnetlink::{
     Handle, LinkBridgePort, LinkUnspec, RouteMessageBuilder,
     packet_route::{
-        address::{AddressAttribute, AddressMessage},
-        link::{InfoBridgePort, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
-        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope},
+        link::{InfoBridgePort, LinkAttribute, LinkMessage},
+        route::{RouteMessage, RouteScope},
     },
 };
 
 use super::{NetworkError, neighbours, paths};
+use crate::rtnl::{
+    self, NetlinkError, TABLE_LOCAL, address_of, call, interface_of, is_port, is_up, metric_of, name_of, named,
+    range_of, source_of,
+};
 
-/// The kernel answers at once; anything longer is a fault.
-const LIMIT: Duration = Duration::from_secs(5);
 /// Of the service route. It is the net below: the service proxy may have a better one.
 const SERVICE_ROUTE_METRIC: u32 = 1024;
-/// Routes of the host's own addresses; they repeat the addresses.
-const TABLE_LOCAL: u8 = 255;
 
 /// What the node's bridge must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,26 +97,26 @@ impl Links {
 
     /// The addresses of interfaces: (interface, address and prefix).
     pub(super) async fn interface_addresses(&self) -> Result<Vec<(u32, Ipv4Net)>, NetworkError> {
-        let addresses = self.addresses().await?;
-        Ok(addresses.iter().filter_map(|a| Some((a.header.index, address_cidr(a)?))).collect())
+        let addresses = rtnl::addresses(&self.handle).await?;
+        Ok(addresses.iter().filter_map(|a| Some((a.header.index, address_of(a)?))).collect())
     }
 
     /// The bridge as it is, or `None` where there is none.
     pub(super) async fn observe(&self, desired: &Desired) -> Result<Option<Observed>, NetworkError> {
         let links = self.links().await?;
-        let Some(bridge) = links.iter().find(|l| name_of(l) == desired.bridge) else { return Ok(None) };
+        let Some(bridge) = named(&links, &desired.bridge) else { return Ok(None) };
         let index = bridge.header.index;
-        let addresses = self.addresses().await?;
+        let addresses = rtnl::addresses(&self.handle).await?;
         let routes = self.routes().await?;
         Ok(Some(Observed {
             index,
-            up: bridge.header.flags.contains(LinkFlags::Up),
-            addresses: addresses.iter().filter(|a| a.header.index == index).filter_map(address_cidr).collect(),
+            up: is_up(bridge),
+            addresses: addresses.iter().filter(|a| a.header.index == index).filter_map(address_of).collect(),
             service_routes: routes
                 .iter()
-                .filter(|r| route_interface(r) == Some(index) && route_cidr(r) == Some(desired.service_cidr))
-                .filter(|r| route_metric(r) == Some(SERVICE_ROUTE_METRIC))
-                .map(route_source)
+                .filter(|r| interface_of(r) == Some(index) && range_of(r) == Some(desired.service_cidr))
+                .filter(|r| metric_of(r) == Some(SERVICE_ROUTE_METRIC))
+                .map(source_of)
                 .collect(),
             gives_up: neighbours::gives_up_early(&desired.bridge),
             plain_ports: links.iter().filter(|l| is_plain_port(l, index)).map(|l| l.header.index).collect(),
@@ -126,7 +124,7 @@ impl Links {
     }
 
     /// Carries out one step. A port that has gone meanwhile is no error.
-    pub(super) async fn apply(&self, desired: &Desired, index: u32, step: &Step) -> Result<(), NetworkError> {
+    pub(super) async fn apply(&self, desired: &Desired, index: u32, step: &Step) -> Result<(), NetlinkError> {
         let bridge = &desired.bridge;
         match step {
             Step::Up => {
@@ -175,98 +173,29 @@ impl Links {
                 .find(|l| Some(l.header.index) == index)
                 .map_or_else(|| "(none)".into(), |l| name_of(l).to_owned())
         };
-        let addresses = self.addresses().await?;
+        let addresses = rtnl::addresses(&self.handle).await?;
         let routes = self.routes().await?;
-        let of_addresses = addresses.iter().filter_map(|a| Some((name(Some(a.header.index)), address_cidr(a)?)));
+        let of_addresses = addresses.iter().filter_map(|a| Some((name(Some(a.header.index)), address_of(a)?)));
         let foreign = routes.iter().filter(|r| r.header.protocol != paths::PROTOCOL);
-        let of_routes = foreign.filter_map(|r| Some((name(route_interface(r)), route_cidr(r)?)));
+        let of_routes = foreign.filter_map(|r| Some((name(interface_of(r)), range_of(r)?)));
         Ok(of_addresses.chain(of_routes).collect())
     }
 
     pub(super) async fn links(&self) -> Result<Vec<LinkMessage>, NetworkError> {
-        call("listing links", self.handle.link().get().execute().try_collect()).await
-    }
-
-    async fn addresses(&self) -> Result<Vec<AddressMessage>, NetworkError> {
-        call("listing addresses", self.handle.address().get().execute().try_collect()).await
+        Ok(rtnl::links(&self.handle).await?)
     }
 
     /// IPv4 routes of all tables but the local one.
     pub(super) async fn routes(&self) -> Result<Vec<RouteMessage>, NetworkError> {
-        let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let all: Vec<_> = call("listing routes", self.handle.route().get(query).execute().try_collect()).await?;
-        Ok(all.into_iter().filter(|r| r.header.table != TABLE_LOCAL).collect())
+        let mut routes = rtnl::routes(&self.handle).await?;
+        routes.retain(|r| r.header.table != TABLE_LOCAL);
+        Ok(routes)
     }
-}
-
-pub(super) async fn call<T>(
-    what: impl Into<String>,
-    request: impl Future<Output = Result<T, rtnetlink::Error>>,
-) -> Result<T, NetworkError> {
-    match tokio::time::timeout(LIMIT, request).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(source)) => Err(NetworkError::Netlink { what: what.into(), source: Box::new(source) }),
-        Err(_) => Err(NetworkError::NetlinkTimeout { what: what.into(), seconds: LIMIT.as_secs() }),
-    }
-}
-
-pub(super) fn name_of(link: &LinkMessage) -> &str {
-    let name = link.attributes.iter().find_map(|a| match a {
-        LinkAttribute::IfName(name) => Some(name.as_str()),
-        _ => None,
-    });
-    name.unwrap_or_default()
 }
 
 fn is_plain_port(link: &LinkMessage, bridge: u32) -> bool {
     let ours = link.attributes.iter().any(|a| matches!(a, LinkAttribute::Controller(c) if *c == bridge));
-    let infos = link.attributes.iter().filter_map(|a| match a {
-        LinkAttribute::LinkInfo(infos) => Some(infos),
-        _ => None,
-    });
-    ours && infos.flatten().any(|info| match info {
-        LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
-            port.iter().any(|p| matches!(p, InfoBridgePort::HairpinMode(false)))
-        }
-        _ => false,
-    })
-}
-
-fn address_cidr(message: &AddressMessage) -> Option<Ipv4Net> {
-    message.attributes.iter().find_map(|a| match a {
-        AddressAttribute::Local(std::net::IpAddr::V4(ip)) => Ipv4Net::new(*ip, message.header.prefix_len).ok(),
-        _ => None,
-    })
-}
-
-pub(super) fn route_cidr(route: &RouteMessage) -> Option<Ipv4Net> {
-    let RouteHeader { destination_prefix_length, .. } = route.header;
-    let destination = route.attributes.iter().find_map(|a| match a {
-        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(*ip),
-        _ => None,
-    });
-    Ipv4Net::new(destination.unwrap_or(Ipv4Addr::UNSPECIFIED), destination_prefix_length).ok()
-}
-
-pub(super) fn route_interface(route: &RouteMessage) -> Option<u32> {
-    route.attributes.iter().find_map(|a| match a {
-        RouteAttribute::Oif(index) => Some(*index),
-        _ => None,
-    })
-}
-
-fn route_metric(route: &RouteMessage) -> Option<u32> {
-    route.attributes.iter().find_map(|a| match a {
-        RouteAttribute::Priority(metric) => Some(*metric),
-        _ => None,
-    })
-}
-
-pub(super) fn route_source(route: &RouteMessage) -> Option<Ipv4Addr> {
-    route.attributes.iter().find_map(|a| match a {
-        RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => Some(*ip),
-        _ => None,
-    })
+    ours && is_port(link, |info| matches!(info, InfoBridgePort::HairpinMode(false)))
 }
 
 #[cfg(test)]

@@ -36,11 +36,11 @@ use rtnetlink::{
     },
 };
 
-use super::{
-    NetworkError,
-    link::{Links, call, name_of, route_cidr, route_interface, route_source},
+use super::{NetworkError, link::Links};
+use crate::{
+    node::registration::pod_cidr_of,
+    rtnl::{USUAL_MTU, call, interface_of, is_up, mtu_of, name_of, named, range_of, source_of},
 };
-use crate::node::registration::pod_cidr_of;
 
 /// Marks routes as ours; unassigned in the kernel's list and in iproute2's `rt_protos`.
 pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(203);
@@ -303,25 +303,24 @@ impl Links {
     pub(super) async fn observe_paths(&self, place: &Place) -> Result<(Observed, Vec<(u32, Ipv4Net)>), NetworkError> {
         let links = self.links().await?;
         let tunnel_name = tunnel_name(&place.cluster_id);
-        let tunnel_index = links.iter().find(|l| name_of(l) == tunnel_name).map(|l| l.header.index);
+        let tunnel_index = named(&links, &tunnel_name).map(|l| l.header.index);
         // Through an interface that is down, or to the host itself, there is no way to anybody.
         let usable = |index: u32| {
             links.iter().find(|l| l.header.index == index).is_some_and(|link| {
-                let flags = link.header.flags;
-                let usable = flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback);
+                let usable = is_up(link) && !link.header.flags.contains(LinkFlags::Loopback);
                 usable && !super::is_own_link(name_of(link), &place.cluster_id)
             })
         };
         let segments = self.interface_addresses().await?.into_iter().filter(|(index, _)| usable(*index)).collect();
 
         let routes = self.routes().await?;
-        let ours = routes.iter().filter(|r| r.header.protocol == PROTOCOL && route_source(r) == Some(place.gateway));
-        let routes = ours.filter_map(|r| Some((route_cidr(r)?, hop_of(r, tunnel_index)?))).collect();
-        let tunnel = match links.iter().find(|l| name_of(l) == tunnel_name) {
+        let ours = routes.iter().filter(|r| r.header.protocol == PROTOCOL && source_of(r) == Some(place.gateway));
+        let routes = ours.filter_map(|r| Some((range_of(r)?, hop_of(r, tunnel_index)?))).collect();
+        let tunnel = match named(&links, &tunnel_name) {
             None => None,
             Some(link) => Some(Tunnel {
                 index: link.header.index,
-                up: link.header.flags.contains(LinkFlags::Up),
+                up: is_up(link),
                 right: is_right(link, place),
                 far: self.far(link.header.index).await?,
             }),
@@ -353,7 +352,7 @@ impl Links {
         let name = tunnel_name(&place.cluster_id);
         let index = async || {
             let links = self.links().await?;
-            let found = links.iter().find(|l| name_of(l) == name).map(|l| l.header.index);
+            let found = named(&links, &name).map(|l| l.header.index);
             found.ok_or_else(|| NetworkError::Gone(name.clone()))
         };
         match step {
@@ -364,13 +363,13 @@ impl Links {
                     .learning(false)
                     .address(hardware_of(place.address).to_vec())
                     .mtu(self.mtu_towards(place.address).await?.saturating_sub(VXLAN_OVERHEAD));
-                call(format!("making the tunnel {name}"), self.handle().link().add(link.build()).execute()).await
+                call(format!("making the tunnel {name}"), self.handle().link().add(link.build()).execute()).await?
             }
             Step::RaiseTunnel => {
                 let link = LinkUnspec::new_with_index(index().await?).up().build();
-                call(format!("setting {name} up"), self.handle().link().set(link).execute()).await
+                call(format!("setting {name} up"), self.handle().link().set(link).execute()).await?
             }
-            Step::RemoveTunnel => self.remove_tunnel(&place.cluster_id).await,
+            Step::RemoveTunnel => self.remove_tunnel(&place.cluster_id).await?,
             Step::AddFar(far) => {
                 let (index, hardware) = (index().await?, far.hardware());
                 let entry = self.handle().neighbours().add_bridge(index, &hardware).destination(far.host.into());
@@ -378,7 +377,7 @@ impl Links {
                 entry.message_mut().header.flags = NeighbourFlags::Own;
                 call(format!("telling {name} of the node at {}", far.host), entry.execute()).await?;
                 let entry = self.handle().neighbours().add(index, far.via.into()).link_layer_address(&hardware);
-                call(format!("telling {name} of the next hop {}", far.via), entry.replace().execute()).await
+                call(format!("telling {name} of the next hop {}", far.via), entry.replace().execute()).await?
             }
             Step::RemoveFar(far) => {
                 let index = index().await?;
@@ -400,12 +399,11 @@ impl Links {
                         tracing::debug!(%error, "an entry of the tunnel was gone already");
                     }
                 }
-                Ok(())
             }
             Step::SetRoute(cidr, hop) => {
                 let tunnel = if matches!(hop, Hop::Tunnel { .. }) { index().await? } else { 0 };
                 let add = self.handle().route().add(route(place, *cidr, *hop, tunnel)).replace();
-                call(format!("the route to {cidr}"), add.execute()).await
+                call(format!("the route to {cidr}"), add.execute()).await?
             }
             Step::RemoveRoute(cidr, hop) => {
                 // What is deleted is named by range, metric and protocol; the rest would only have to match.
@@ -417,17 +415,17 @@ impl Links {
                 if let Err(error) = call(format!("the route to {cidr}"), removal).await {
                     tracing::debug!(%error, "a route was gone already");
                 }
-                Ok(())
             }
         }
+        Ok(())
     }
 
     /// Removes the cluster's tunnel; none there is success.
     pub(super) async fn remove_tunnel(&self, cluster_id: &str) -> Result<(), NetworkError> {
         let name = tunnel_name(cluster_id);
         let links = self.links().await?;
-        let Some(link) = links.iter().find(|l| name_of(l) == name) else { return Ok(()) };
-        call(format!("removing {name}"), self.handle().link().del(link.header.index).execute()).await
+        let Some(link) = named(&links, &name) else { return Ok(()) };
+        Ok(call(format!("removing {name}"), self.handle().link().del(link.header.index).execute()).await?)
     }
 
     /// The nodes that the tunnel knows both entries of.
@@ -449,17 +447,10 @@ impl Links {
 
     /// The largest packet of the interface that has an address; the usual where none has.
     async fn mtu_towards(&self, address: Ipv4Addr) -> Result<u32, NetworkError> {
-        const USUAL: u32 = 1500;
         let of_address = self.interface_addresses().await?.into_iter().find(|(_, net)| net.addr() == address);
-        let Some((index, _)) = of_address else { return Ok(USUAL) };
+        let Some((index, _)) = of_address else { return Ok(USUAL_MTU) };
         let links = self.links().await?;
-        let mtu = links.iter().find(|l| l.header.index == index).and_then(|link| {
-            link.attributes.iter().find_map(|a| match a {
-                LinkAttribute::Mtu(mtu) => Some(*mtu),
-                _ => None,
-            })
-        });
-        Ok(mtu.unwrap_or(USUAL))
+        Ok(links.iter().find(|l| l.header.index == index).map_or(USUAL_MTU, mtu_of))
     }
 }
 
@@ -479,7 +470,7 @@ fn hop_of(route: &RouteMessage, tunnel: Option<u32>) -> Option<Hop> {
     if route.header.kind == RouteType::Unreachable {
         return Some(Hop::Nowhere);
     }
-    let interface = route_interface(route)?;
+    let interface = interface_of(route)?;
     let via = route.attributes.iter().find_map(|a| match a {
         RouteAttribute::Gateway(RouteAddress::Inet(ip)) => Some(*ip),
         _ => None,

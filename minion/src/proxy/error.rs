@@ -1,5 +1,7 @@
 //! Why a table was not put in force.
 
+use crate::rtnl::NetlinkError;
+
 /// Errors of the data planes. Each is tried again with a full load.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
@@ -41,23 +43,9 @@ pub enum ProxyError {
     /// A link that was there a moment ago, or was just made.
     #[error("the link {0} has gone; it is made again")]
     NoLink(String),
-    /// The kernel refused a link or route.
-    #[error("{what} (this needs root)")]
-    Netlink {
-        /// What was asked.
-        what: &'static str,
-        /// Its answer.
-        #[source]
-        source: Box<rtnetlink::Error>,
-    },
-    /// The kernel did not answer in time; the outcome is unknown.
-    #[error("{what} took longer than {seconds} s")]
-    NetlinkTimeout {
-        /// What was asked.
-        what: &'static str,
-        /// The limit.
-        seconds: u64,
-    },
+    /// The kernel refused a link or route, or did not answer.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
     /// No end in time; the outcome is unknown.
     #[error("nft took longer than {seconds} s for {what}")]
     Timeout {

@@ -30,7 +30,6 @@
 //! Invariant: [`plan()`] decides from a snapshot, [`Links::apply`] only carries out. Everything on the
 //! host is on the bridge or in its name, and routes carry a protocol of their own.
 
-mod kernel;
 mod plan;
 mod seen;
 
@@ -50,16 +49,18 @@ use rtnetlink::{
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
 use super::namespace::Namespace;
-use crate::{network::bridge_name, proxy::ProxyError};
-use kernel::{addresses, call, forwards, index_of, interface_of, link, links, name_of, neighbours, routes, rules};
+use crate::{
+    network::bridge_name,
+    proxy::ProxyError,
+    rtnl::{NetlinkError, TABLE_LOCAL, addresses, call, interface_of, link, links, named, neighbours, routes, rules},
+};
 pub(super) use plan::{Desired, plan};
 use plan::{Observed, Step, Way, inner_mac, inner_name, outer_mac, outer_name, own_address, table};
-use seen::{Seen, is_next_hop, is_own_rule};
+use seen::{Seen, forwards, is_next_hop, is_own_rule};
 
 /// For a bridge to take a new port into use.
 const PORT_LIMIT: Duration = Duration::from_secs(3);
 const PORT_INTERVAL: Duration = Duration::from_millis(10);
-const TABLE_LOCAL: u8 = 255;
 /// Of the rule: before the kernel's for its main table.
 const PRIORITY: u32 = 6700;
 /// Marks routes and rules as the proxy's own; no routing daemon has this number.
@@ -144,8 +145,8 @@ impl Links {
         let (Self { host, inside, .. }, id) = (self, desired.cluster_id.as_str());
         let up = |index| LinkUnspec::new_with_index(index).up();
         match *step {
-            Step::RemoveOuter(index) => call("removing a link", host.link().del(index).execute()).await,
-            Step::RemoveInner(index) => call("removing a link", inside.link().del(index).execute()).await,
+            Step::RemoveOuter(index) => call("removing a link", host.link().del(index).execute()).await?,
+            Step::RemoveInner(index) => call("removing a link", inside.link().del(index).execute()).await?,
             Step::MakePair(way, mtu) => {
                 let name = outer_name(id, way);
                 let outer = LinkUnspec::new_with_name(&name)
@@ -157,12 +158,12 @@ impl Links {
                     .mtu(mtu)
                     .address(inner_mac(id, way).to_vec())
                     .set_info_data(InfoData::Veth(InfoVeth::Peer(outer)));
-                call("making a pair of links", inside.link().add(pair.build()).execute()).await
+                call("making a pair of links", inside.link().add(pair.build()).execute()).await?
             }
             Step::SettleOuter(Way::Pods) => {
                 let bridge = index_of(host, &desired.bridge()).await?;
                 let link = up(index_of(host, &outer_name(id, Way::Pods)).await?).controller(bridge).build();
-                call("attaching the port", host.link().set(link).execute()).await
+                call("attaching the port", host.link().set(link).execute()).await?
             }
             Step::SettleOuter(Way::Node) => {
                 let index = index_of(host, &outer_name(id, Way::Node)).await?;
@@ -170,24 +171,25 @@ impl Links {
                 // Nobody who looks for an address of this host takes it.
                 address.message_mut().header.scope = AddressScope::Link;
                 call("addressing the node's link", address.execute()).await?;
-                call("raising a link", host.link().set(up(index).build()).execute()).await
+                call("raising a link", host.link().set(up(index).build()).execute()).await?
             }
             Step::RaiseInner(way) => {
                 let index = index_of(inside, inner_name(way)).await?;
-                call("raising a link", inside.link().set(up(index).build()).execute()).await
+                call("raising a link", inside.link().set(up(index).build()).execute()).await?
             }
             Step::AwaitPort => {
                 let (name, deadline) = (outer_name(id, Way::Pods), Instant::now() + PORT_LIMIT);
-                while !link(host, &name).await.is_ok_and(|port| forwards(&port)) {
+                while !link(host, &name).await.is_ok_and(|port| port.as_ref().is_some_and(forwards)) {
                     if Instant::now() >= deadline {
-                        let what = "waiting for the port to forward";
-                        return Err(ProxyError::NetlinkTimeout { what, seconds: PORT_LIMIT.as_secs() });
+                        let what = "waiting for the port to forward".into();
+                        return Err(NetlinkError::Timeout { what, seconds: PORT_LIMIT.as_secs() }.into());
                     }
                     tokio::time::sleep(PORT_INTERVAL).await;
                 }
-                Ok(())
             }
-            Step::RaiseLoopback(index) => call("raising a link", inside.link().set(up(index).build()).execute()).await,
+            Step::RaiseLoopback(index) => {
+                call("raising a link", inside.link().set(up(index).build()).execute()).await?
+            }
             Step::RouteInside => {
                 let route = RouteMessageBuilder::<Ipv4Addr>::new()
                     .destination_prefix(desired.services.network(), desired.services.prefix_len())
@@ -196,7 +198,7 @@ impl Links {
                     .table_id(TABLE_LOCAL.into())
                     .scope(RouteScope::Host)
                     .protocol(PROTOCOL);
-                call("taking in the service range", inside.route().add(route.build()).replace().execute()).await
+                call("taking in the service range", inside.route().add(route.build()).replace().execute()).await?
             }
             Step::RouteBack(way) => {
                 let route = RouteMessageBuilder::<Ipv4Addr>::new()
@@ -206,13 +208,13 @@ impl Links {
                     Way::Pods => route.gateway(desired.gateway).onlink(),
                     Way::Node => route.destination_prefix(own_address(id), 32).scope(RouteScope::Link),
                 };
-                call("routing back", inside.route().add(route.build()).replace().execute()).await
+                call("routing back", inside.route().add(route.build()).replace().execute()).await?
             }
             Step::SetNextHop(way) => {
                 let device = index_of(host, &desired.device(way)).await?;
                 let add = host.neighbours().add(device, desired.next_hop().into());
                 let add = add.link_layer_address(&desired.inner_mac(way)).state(NeighbourState::Permanent).replace();
-                call("setting the next hop", add.execute()).await
+                call("setting the next hop", add.execute()).await?
             }
             Step::RouteServices(way, source) => {
                 let route = RouteMessageBuilder::<Ipv4Addr>::new()
@@ -223,7 +225,7 @@ impl Links {
                     .onlink()
                     .protocol(PROTOCOL);
                 let route = if way == Way::Node { route.table_id(table(id)) } else { route };
-                call("routing the service range", host.route().add(route.build()).replace().execute()).await
+                call("routing the service range", host.route().add(route.build()).replace().execute()).await?
             }
             Step::AddRule => {
                 let rule = host.rule().add().v4().action(RuleAction::ToTable).table_id(table(id));
@@ -233,16 +235,17 @@ impl Links {
                     .source_prefix(own_address(id), 32)
                     .destination_prefix(services.network(), services.prefix_len());
                 rule.message_mut().attributes.push(RuleAttribute::Protocol(PROTOCOL));
-                call("leading the node's clients to their table", rule.execute()).await
+                call("leading the node's clients to their table", rule.execute()).await?
             }
             Step::AddExternal(bridge, ip) => {
                 let route = external(bridge, ip);
-                call("taking in an external address", host.route().add(route).replace().execute()).await
+                call("taking in an external address", host.route().add(route).replace().execute()).await?
             }
             Step::RemoveExternal(bridge, ip) => {
-                call("giving up an external address", host.route().del(external(bridge, ip)).execute()).await
+                call("giving up an external address", host.route().del(external(bridge, ip)).execute()).await?
             }
         }
+        Ok(())
     }
 }
 
@@ -260,14 +263,14 @@ pub(super) async fn remove(cluster_id: &str) -> Result<(), ProxyError> {
     let removal = async {
         let all = links(&host).await?;
         for way in [Way::Pods, Way::Node] {
-            if let Some(outer) = all.iter().find(|l| name_of(l) == outer_name(cluster_id, way)) {
+            if let Some(outer) = named(&all, &outer_name(cluster_id, way)) {
                 gone_is_done(call("removing a link", host.link().del(outer.header.index).execute()).await)?;
             }
         }
         for rule in rules(&host).await?.into_iter().flatten().filter(|rule| is_own_rule(rule, cluster_id)) {
             gone_is_done(call("removing a rule", host.rule().del(rule).execute()).await)?;
         }
-        let Some(bridge) = all.iter().find(|l| name_of(l) == bridge_name(cluster_id)) else { return Ok(()) };
+        let Some(bridge) = named(&all, &bridge_name(cluster_id)) else { return Ok(()) };
         let index = bridge.header.index;
         for route in routes(&host).await?.into_iter().filter(|r| interface_of(r) == Some(index)) {
             if route.header.protocol == PROTOCOL {
@@ -286,15 +289,18 @@ pub(super) async fn remove(cluster_id: &str) -> Result<(), ProxyError> {
     result
 }
 
+async fn index_of(handle: &Handle, name: &str) -> Result<u32, ProxyError> {
+    let found = link(handle, name).await?;
+    found.map(|link| link.header.index).ok_or_else(|| ProxyError::NoLink(name.to_owned()))
+}
+
 /// Links and what hangs on them may go at any time, with what removes them.
-fn gone_is_done(result: Result<(), ProxyError>) -> Result<(), ProxyError> {
-    const ABSENT: [i32; 3] = [-2, -3, -19];
+fn gone_is_done(result: Result<(), NetlinkError>) -> Result<(), ProxyError> {
+    /// `ENOENT`, `ESRCH`, `ENODEV`.
+    const ABSENT: [i32; 3] = [2, 3, 19];
     match result {
-        Err(ProxyError::Netlink { source, what }) => match *source {
-            rtnetlink::Error::NetlinkError(message) if ABSENT.contains(&message.raw_code()) => Ok(()),
-            source => Err(ProxyError::Netlink { what, source: Box::new(source) }),
-        },
-        other => other,
+        Err(error) if error.is_one_of(&ABSENT) => Ok(()),
+        other => Ok(other?),
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::Ipv4Net;
 use rtnetlink::packet_route::{
     address::{AddressAttribute, AddressMessage},
-    link::{LinkAttribute, LinkFlags, LinkMessage},
+    link::{BridgePortState, InfoBridgePort, LinkAttribute, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteMessage, RouteType},
     rule::{RuleAttribute, RuleMessage},
@@ -13,11 +13,11 @@ use rtnetlink::packet_route::{
 
 use super::{
     LOOPBACK, PRIORITY, PROTOCOL,
-    kernel::{forwards, gateway_of, interface_of, mtu_of, name_of, range_of, source_of, table_of},
     plan::{
         Bridge, Desired, Inner, Observed, Outer, Pair, Rule, Way, inner_name, outer_mac, outer_name, own_address, table,
     },
 };
+use crate::rtnl::{gateway_of, interface_of, is_port, is_up, mtu_of, named, range_of, source_of, table_of};
 
 /// Links and what hangs on them: of the host (outer), and of the namespace (inner).
 #[derive(Debug, Default)]
@@ -120,6 +120,11 @@ pub(super) fn is_own_rule(rule: &RuleMessage, cluster_id: &str) -> bool {
     own.iter().all(|a| rule.attributes.contains(a))
 }
 
+/// Whether this is a port that its bridge sends frames to.
+pub(super) fn forwards(link: &LinkMessage) -> bool {
+    is_port(link, |info| matches!(info, InfoBridgePort::State(BridgePortState::Forwarding)))
+}
+
 /// Whether this is a permanent neighbour with that address of a link.
 pub(super) fn is_next_hop(neighbour: &NeighbourMessage, device: u32, mac: [u8; 6]) -> bool {
     let is_it = |a: &NeighbourAttribute| matches!(a, NeighbourAttribute::LinkLayerAddress(found) if *found == mac);
@@ -127,16 +132,8 @@ pub(super) fn is_next_hop(neighbour: &NeighbourMessage, device: u32, mac: [u8; 6
     header.ifindex == device && header.state == NeighbourState::Permanent && neighbour.attributes.iter().any(is_it)
 }
 
-fn named<'a>(links: &'a [LinkMessage], name: &str) -> Option<&'a LinkMessage> {
-    links.iter().find(|l| name_of(l) == name)
-}
-
 fn through(routes: &[RouteMessage], link: Option<u32>) -> impl Iterator<Item = &RouteMessage> {
     routes.iter().filter(move |r| link.is_some() && interface_of(r) == link)
-}
-
-fn is_up(link: &LinkMessage) -> bool {
-    link.header.flags.contains(LinkFlags::Up)
 }
 
 fn has(link: &LinkMessage, attribute: impl Fn(&LinkAttribute) -> bool) -> bool {
@@ -153,6 +150,8 @@ fn is_of(message: &AddressMessage, ip: Ipv4Addr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rtnetlink::packet_route::link::LinkFlags;
+
     use super::{
         super::plan::{Rule, plan},
         *,
