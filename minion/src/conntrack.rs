@@ -1,9 +1,11 @@
 //! The kernel's record of connections (`linux/netfilter/nfnetlink_conntrack.h`), over netlink: finds
 //! flows and forgets them.
 //!
-//! Why not with the `conntrack` tool: it removes what it listed by the client's side of a flow only. A
-//! client that uses a port again between the two loses its new connection, as the kernel then translates
-//! the rest of it to whichever backend comes next. Here a flow is removed by its id, or not at all.
+//! Why not with the `conntrack` tool: it removes what it listed by the client's side of a flow. A client
+//! that uses a port again between the two loses its new connection, as the kernel then translates the rest
+//! of it to whichever backend comes next. The id does not tell the two apart: it is made of the client's
+//! side and of where the flow is in memory, which is often where the one before was. So here a flow is
+//! removed by the side of whoever answers it. Whatever is answered by others is another.
 
 use std::{
     io,
@@ -152,8 +154,8 @@ fn refusal(message: &Message<'_>) -> io::Error {
     message.error().map_or_else(|| io::ErrorKind::InvalidData.into(), |number| io::Error::from_raw_os_error(-number))
 }
 
-/// A flow and its name. `None` for what has no ports, or no id: a request to delete without both would
-/// mean others, or all.
+/// A flow and its name. `None` for what has no ports, or no id: a request to delete that names no side
+/// means all.
 fn read(attributes: &[u8]) -> Option<(Flow, Name)> {
     let (original, reply) = (attribute(attributes, TUPLE_ORIGINAL)?, attribute(attributes, TUPLE_REPLY)?);
     let id = attribute(attributes, ID).filter(|id| id.len() == 4)?;
@@ -164,7 +166,7 @@ fn read(attributes: &[u8]) -> Option<(Flow, Name)> {
         answering: side(reply, IP_SOURCE, PORT_SOURCE)?,
     };
     let mut name = Name::new();
-    put_nested(&mut name, TUPLE_ORIGINAL, original);
+    put_nested(&mut name, TUPLE_REPLY, reply);
     put(&mut name, ID, id);
     Some((flow, name))
 }
@@ -177,39 +179,93 @@ fn side(tuple: &[u8], ip: u16, port: u16) -> Option<SocketAddrV4> {
 
 #[cfg(test)]
 mod tests {
+    use nix::sched::{CloneFlags, unshare};
+
     use super::*;
+
+    /// `CTA_TIMEOUT`
+    const TIMEOUT: u16 = 7;
+    /// `NLM_F_CREATE | NLM_F_EXCL`
+    const EXCLUSIVE: u16 = 0x600;
+    const CLIENT: ([u8; 4], u16) = ([10, 244, 0, 1], 40_000);
+    const PORTAL: ([u8; 4], u16) = ([10, 0, 0, 5], 80);
+    const BACKENDS: [([u8; 4], u16); 2] = [([10, 244, 0, 2], 8080), ([10, 244, 0, 3], 8080)];
+
+    fn tuple(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
+        let (mut ips, mut ports, mut tuple) = (Vec::new(), Vec::new(), Vec::new());
+        put(&mut ips, IP_SOURCE, &from.0);
+        put(&mut ips, IP_DESTINATION, &to.0);
+        put(&mut ports, PROTOCOL_NUMBER, &[6]);
+        put(&mut ports, PORT_SOURCE, &from.1.to_be_bytes());
+        put(&mut ports, PORT_DESTINATION, &to.1.to_be_bytes());
+        put_nested(&mut tuple, TUPLE_IP, &ips);
+        put_nested(&mut tuple, TUPLE_PROTOCOL, &ports);
+        tuple
+    }
+
+    /// A connection of the client through the portal, as the kernel tells of it and as it can be told.
+    fn connection(backend: ([u8; 4], u16)) -> Vec<u8> {
+        let mut attributes = Vec::new();
+        put_nested(&mut attributes, TUPLE_ORIGINAL, &tuple(CLIENT, PORTAL));
+        put_nested(&mut attributes, TUPLE_REPLY, &tuple(backend, CLIENT));
+        put(&mut attributes, TIMEOUT, &60u32.to_be_bytes());
+        attributes
+    }
+
+    fn address(of: ([u8; 4], u16)) -> SocketAddrV4 {
+        SocketAddrV4::new(of.0.into(), of.1)
+    }
 
     #[test]
     fn a_flow_is_read_with_what_names_it() {
-        let tuple = |from: ([u8; 4], u16), to: ([u8; 4], u16)| {
-            let (mut ips, mut ports, mut tuple) = (Vec::new(), Vec::new(), Vec::new());
-            put(&mut ips, IP_SOURCE, &from.0);
-            put(&mut ips, IP_DESTINATION, &to.0);
-            put(&mut ports, PROTOCOL_NUMBER, &[6]);
-            put(&mut ports, PORT_SOURCE, &from.1.to_be_bytes());
-            put(&mut ports, PORT_DESTINATION, &to.1.to_be_bytes());
-            put_nested(&mut tuple, TUPLE_IP, &ips);
-            put_nested(&mut tuple, TUPLE_PROTOCOL, &ports);
-            tuple
-        };
-        let client = ([10, 244, 0, 1], 40_000);
-        let original = tuple(client, ([10, 0, 0, 5], 80));
-        let mut attributes = Vec::new();
-        put_nested(&mut attributes, TUPLE_ORIGINAL, &original);
-        put_nested(&mut attributes, TUPLE_REPLY, &tuple(([10, 244, 0, 2], 8080), client));
+        let mut attributes = connection(BACKENDS[0]);
         assert_eq!(read(&attributes), None, "it has no id");
         put(&mut attributes, ID, &[1, 2, 3, 4]);
         let (flow, name) = read(&attributes).unwrap();
-        let expected = Flow {
-            protocol: 6,
-            to: SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 5), 80),
-            answering: SocketAddrV4::new(Ipv4Addr::new(10, 244, 0, 2), 8080),
-        };
-        assert_eq!(flow, expected);
+        assert_eq!(flow, Flow { protocol: 6, to: address(PORTAL), answering: address(BACKENDS[0]) });
         assert!(!flow.is_untranslated());
-        assert_eq!(
-            (attribute(&name, TUPLE_ORIGINAL), attribute(&name, ID)),
-            (Some(&original[..]), Some(&[1, 2, 3, 4][..]))
-        );
+        let named = [TUPLE_ORIGINAL, TUPLE_REPLY, ID].map(|kind| attribute(&name, kind).map(<[u8]>::to_vec));
+        assert_eq!(named, [None, Some(tuple(BACKENDS[0], CLIENT)), Some(vec![1, 2, 3, 4])]);
+    }
+
+    impl Kernel {
+        async fn add(&self, connection: &[u8]) {
+            self.0.send(&request(NEW, ACKNOWLEDGED | EXCLUSIVE, connection)).await.unwrap();
+            let (datagram, _) = self.0.recv_from_full().await.unwrap();
+            assert_eq!(messages(&datagram).next().unwrap().error(), Some(0));
+        }
+
+        async fn answered_by(&self, backend: ([u8; 4], u16)) -> Vec<Name> {
+            self.find(|flow| flow.answering == address(backend)).await.unwrap()
+        }
+    }
+
+    /// Runs `body` in a network namespace of its own, which ends with it.
+    fn alone<F: Future<Output = ()>>(body: impl FnOnce() -> F + Send + 'static) {
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(body());
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
+
+    /// The kernel gives the two one id where the second lies in memory where the first was, as it mostly does.
+    #[test]
+    fn a_connection_that_a_client_begins_from_the_same_port_is_not_forgotten_with_the_one_before() {
+        alone(async || {
+            let kernel = Kernel::open().unwrap();
+            for _ in 0..32 {
+                kernel.add(&connection(BACKENDS[0])).await;
+                let before = kernel.answered_by(BACKENDS[0]).await;
+                let [old] = before.as_slice() else { panic!("{before:?}") };
+                assert!(kernel.delete(old).await.unwrap());
+                kernel.add(&connection(BACKENDS[1])).await;
+                assert!(!kernel.delete(old).await.unwrap(), "it has ended already");
+                let now = kernel.answered_by(BACKENDS[1]).await;
+                let [new] = now.as_slice() else { panic!("the new connection was forgotten: {now:?}") };
+                assert!(kernel.delete(new).await.unwrap());
+            }
+        });
     }
 }
