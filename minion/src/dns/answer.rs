@@ -69,9 +69,10 @@ pub(super) fn answer(zone: &Zone, question: &Query, rng: &mut impl Rng) -> Answe
     let mut answer = Answer { authoritative: true, ..Answer::only(ResponseCode::NoError) };
     for _ in 0..ALIASES_MAX {
         let lower = name.to_lowercase();
-        let labels: Option<Vec<&str>> = lower.iter().map(|label| std::str::from_utf8(label).ok()).collect();
-        let whose = labels.as_deref().and_then(|labels| whose(zone.site(), labels));
-        let Some((apex, whose)) = whose else {
+        // A label that is no text is in no name of ours, but may be below one.
+        let labels: Vec<_> = lower.iter().map(String::from_utf8_lossy).collect();
+        let labels: Vec<&str> = labels.iter().map(AsRef::as_ref).collect();
+        let Some((apex, whose)) = whose(zone.site(), &labels) else {
             let query = Query::query(name, kind);
             if answer.answers.is_empty() {
                 return Answer::ask(query);

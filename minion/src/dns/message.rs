@@ -177,9 +177,11 @@ pub(super) fn reply_to(id: u16, question: &Query, bytes: &[u8]) -> Option<Messag
 /// How long an upstream's answer may be kept; `None` for one that may not.
 pub(super) fn lifetime(message: &Message) -> Option<Duration> {
     let seconds = |ttl: u32| Duration::from_secs(ttl.into());
-    let is_some = !message.answers.is_empty();
+    // Aliases alone say that there is nothing, too (RFC 2308, section 2.2).
+    let asked = message.queries.first().map_or(RecordType::ANY, Query::query_type);
+    let is_some = |record: &Record| asked == RecordType::ANY || record.record_type() == asked;
     let lifetime = match message.metadata.response_code {
-        ResponseCode::NoError if is_some => {
+        ResponseCode::NoError if message.answers.iter().any(is_some) => {
             seconds(message.answers.iter().map(|record| record.ttl).min()?).min(KEEP_MAX)
         }
         ResponseCode::NoError | ResponseCode::NXDomain => {

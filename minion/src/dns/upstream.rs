@@ -3,14 +3,15 @@
 //! Each question has a random id and, from the kernel, a random port; a reply counts only from the
 //! server that was asked and with the question that it was asked. Invariant: asking takes at most
 //! [`ATTEMPTS_MIN`] or as many attempts as there are servers, each of [`ATTEMPT_LIMIT`].
+//!
+//! The host's order holds, since its resolvers may not all know the same names. One that does not answer is asked
+//! last for a while; what it says about one name, be it that it can't tell, moves nobody.
 
 use std::{
+    collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -32,6 +33,8 @@ const ATTEMPTS_MIN: usize = 2;
 const SERVERS_MAX: usize = 3;
 /// How old the knowledge of the host's resolvers may be.
 const REREAD: Duration = Duration::from_secs(5);
+/// How long a server that did not answer is asked after the others.
+const REST: Duration = Duration::from_secs(30);
 const PORT: u16 = 53;
 
 /// Why a server gave no answer.
@@ -54,8 +57,8 @@ pub(super) type Reply = (Bytes, Message);
 #[derive(Debug)]
 pub(super) struct Upstreams {
     source: Source,
-    /// Counts on when a server fails; the next questions begin with the one that answers.
-    first: AtomicUsize,
+    /// Servers that did not answer, and until when they are asked last.
+    resting: Mutex<HashMap<SocketAddr, Instant>>,
 }
 
 #[derive(Debug)]
@@ -69,12 +72,12 @@ enum Source {
 impl Upstreams {
     /// Those of the host, without `own`.
     pub(super) fn of_host(files: HostFiles, own: IpAddr) -> Self {
-        Self { source: Source::Host { files, own, read: Mutex::default() }, first: AtomicUsize::new(0) }
+        Self { source: Source::Host { files, own, read: Mutex::default() }, resting: Mutex::default() }
     }
 
     #[cfg(test)]
     pub(super) fn fixed(servers: &[SocketAddr]) -> Self {
-        Self { source: Source::Fixed(servers.into()), first: AtomicUsize::new(0) }
+        Self { source: Source::Fixed(servers.into()), resting: Mutex::default() }
     }
 
     async fn servers(&self) -> Arc<[SocketAddr]> {
@@ -100,29 +103,43 @@ impl Upstreams {
 
     /// Asks until a server answers; `None` when none does, or there is none.
     pub(super) async fn ask(&self, question: &Query) -> Option<Reply> {
-        let servers = self.servers().await;
-        let first = self.first.load(Ordering::Relaxed);
+        let servers = self.in_order(&self.servers().await);
         let attempts = if servers.is_empty() { 0 } else { servers.len().max(ATTEMPTS_MIN) };
-        for attempt in 0..attempts {
-            let at = first.wrapping_add(attempt);
-            let server = servers[at % servers.len()];
-            match ask_server(server, question).await {
+        for server in servers.iter().cycle().take(attempts) {
+            let error = match within(ask_server(*server, question)).await {
                 Ok(reply) => {
-                    self.first.store(at % servers.len(), Ordering::Relaxed);
+                    self.resting().remove(server);
                     return Some(reply);
                 }
-                Err(error) => tracing::debug!(%server, name = %question.name(), %error, "a resolver of the host fails"),
+                Err(error) => error,
+            };
+            tracing::debug!(%server, name = %question.name(), %error, "a resolver of the host fails");
+            if matches!(error, AttemptError::Timeout | AttemptError::Io(_)) {
+                self.resting().insert(*server, Instant::now() + REST);
             }
         }
         None
+    }
+
+    /// These, as the host has them, but for those that rest.
+    fn in_order(&self, servers: &[SocketAddr]) -> Vec<SocketAddr> {
+        let (mut resting, now) = (self.resting(), Instant::now());
+        resting.retain(|server, until| *until > now && servers.contains(server));
+        let (last, mut order): (Vec<_>, Vec<_>) = servers.iter().partition(|server| resting.contains_key(server));
+        order.extend(last);
+        order
+    }
+
+    fn resting(&self) -> MutexGuard<'_, HashMap<SocketAddr, Instant>> {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 async fn ask_server(server: SocketAddr, question: &Query) -> Result<Reply, AttemptError> {
     let mut edns = true;
     loop {
-        let reply = within(over_udp(server, question, edns)).await?;
-        let reply = if reply.1.metadata.truncation { within(over_tcp(server, question)).await? } else { reply };
+        let reply = over_udp(server, question, edns).await?;
+        let reply = if reply.1.metadata.truncation { over_tcp(server, question).await? } else { reply };
         match reply.1.metadata.response_code {
             ResponseCode::NoError | ResponseCode::NXDomain => return Ok(reply),
             // Servers of before EDNS know no other way to say so.

@@ -1,6 +1,6 @@
 use hickory_proto::rr::{
     Name,
-    rdata::{A, SOA},
+    rdata::{A, CNAME, SOA},
 };
 use proptest::prelude::*;
 
@@ -111,6 +111,7 @@ fn what_was_not_asked_for_goes_first_and_then_the_client_is_sent_to_tcp() {
 fn an_answer_is_kept_as_long_as_its_shortest_record() {
     let lifetime = |code, answers: &[Record], authorities: &[Record]| {
         let mut message = Message::response(1, OpCode::Query);
+        message.queries.push(Query::query(name("www."), RecordType::A));
         message.metadata.response_code = code;
         message.answers.extend_from_slice(answers);
         message.authorities.extend_from_slice(authorities);
@@ -125,6 +126,10 @@ fn an_answer_is_kept_as_long_as_its_shortest_record() {
     assert_eq!(lifetime(none, &[address("a.", 3)], &[soa(10, 20)]), Some(3));
     assert_eq!(lifetime(none, &[], &[soa(3600, 3600)]), Some(60));
     assert_eq!(lifetime(none, &[], &[]), None);
+    let alias = |ttl| Record::from_rdata(name("www."), ttl, RData::CNAME(CNAME(name("a."))));
+    assert_eq!(lifetime(ok, &[alias(3600), address("a.", 20)], &[]), Some(20));
+    assert_eq!(lifetime(ok, &[alias(3600)], &[soa(3600, 30)]), Some(30), "an alias of something without an address");
+    assert_eq!(lifetime(ok, &[alias(10)], &[soa(3600, 30)]), Some(10));
     assert_eq!(lifetime(ResponseCode::ServFail, &[], &[soa(10, 10)]), None);
 }
 

@@ -213,6 +213,19 @@ async fn the_next_question_begins_with_the_server_that_answered() {
         assert!(upstreams.ask(&question("a.example.")).await.is_some());
     }
     assert_eq!((silent.asked().len(), answering.asked().len()), (1, 3));
+    tokio::time::advance(REST).await;
+    assert!(upstreams.ask(&question("a.example.")).await.is_some());
+    assert_eq!((silent.asked().len(), answering.asked().len()), (2, 4), "it may answer again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_cannot_tell_one_name_is_first_for_the_next() {
+    let first = Fake::start_with(|before| if before == 0 { Manner::Fail } else { Manner::Answer }).await;
+    let second = Fake::start(Manner::NoSuchName).await;
+    let upstreams = Upstreams::fixed(&[first.address, second.address]);
+    let code = async || upstreams.ask(&question("a.example.")).await.map(|(_, m)| m.metadata.response_code);
+    assert_eq!(code().await, Some(ResponseCode::NXDomain));
+    assert_eq!(code().await, Some(ResponseCode::NoError));
 }
 
 #[tokio::test(start_paused = true)]
