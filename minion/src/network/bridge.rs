@@ -113,6 +113,11 @@ pub(super) async fn connect(docker: &Docker, cluster_id: &str, member: &Member) 
     }
 }
 
+/// Whether the engine itself said no, which it would again.
+pub(super) fn is_refusal(error: &NetworkError) -> bool {
+    matches!(error, NetworkError::Engine { source, .. } if status(source).is_some())
+}
+
 /// Kills the running containers that were started on the cluster's network and are not on it any
 /// more: nobody can tell their addresses, and their pods start anew with new ones.
 pub(super) async fn kill_strays(docker: &Docker, cluster_id: &str) -> Result<(), NetworkError> {

@@ -75,7 +75,7 @@ pub enum NetworkError {
     },
     /// No netlink socket.
     #[error("opening a netlink socket")]
-    Socket(#[from] std::io::Error),
+    Socket(#[source] std::io::Error),
 }
 
 impl NetworkError {

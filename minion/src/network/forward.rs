@@ -7,7 +7,7 @@
 //! Uses the `iptables` tool, which the engine itself needs, because rules of the `nft` tool in a chain
 //! of `iptables` would make the chain unreadable to it.
 
-use std::{process::Stdio, time::Duration};
+use std::{io, process::Stdio, time::Duration};
 
 use ipnet::Ipv4Net;
 use tokio::process::Command;
@@ -80,8 +80,8 @@ async fn list() -> Result<Option<String>, NetworkError> {
         Ok((true, listing)) => Ok(Some(listing)),
         Ok((false, words)) if is_absence(&words) => Ok(None),
         Ok((false, output)) => Err(NetworkError::Filter { rule: format!("-S {CHAIN}"), output }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(NetworkError::Filter { rule: format!("-S {CHAIN}"), output: error.to_string() }),
     }
 }
 
@@ -94,17 +94,20 @@ fn is_absence(words: &str) -> bool {
 
 async fn iptables(line: &str) -> Result<(), NetworkError> {
     let words: Vec<_> = line.split(' ').collect();
-    match run(&words).await? {
-        (true, _) => Ok(()),
-        (false, output) => Err(NetworkError::Filter { rule: line.to_owned(), output }),
+    let refused = |output| NetworkError::Filter { rule: line.to_owned(), output };
+    match run(&words).await {
+        Ok((true, _)) => Ok(()),
+        Ok((false, output)) => Err(refused(output)),
+        Err(error) => Err(refused(error.to_string())),
     }
 }
 
 /// Whether it succeeded, and what it said.
-async fn run(arguments: &[&str]) -> std::io::Result<(bool, String)> {
+async fn run(arguments: &[&str]) -> io::Result<(bool, String)> {
     let mut command = Command::new("iptables");
     command.args(["-w", LOCK_SECONDS]).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(LIMIT, command.output()).await??;
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no end within {} s", LIMIT.as_secs()));
+    let output = tokio::time::timeout(LIMIT, command.output()).await.map_err(late)??;
     let said = if output.status.success() { output.stdout } else { output.stderr };
     Ok((output.status.success(), String::from_utf8_lossy(&said).trim().to_owned()))
 }

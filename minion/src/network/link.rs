@@ -86,7 +86,7 @@ pub(super) struct Links {
 
 impl Links {
     pub(super) fn open() -> Result<Self, NetworkError> {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetworkError::Socket)?;
         tokio::spawn(connection);
         Ok(Self { handle })
     }
@@ -104,13 +104,20 @@ impl Links {
     /// The bridge as it is, or `None` where there is none.
     pub(super) async fn observe(&self, desired: &Desired) -> Result<Option<Observed>, NetworkError> {
         let links = self.links().await?;
-        let Some(bridge) = named(&links, &desired.bridge) else { return Ok(None) };
+        let bridge = match named(&links, &desired.bridge) {
+            Some(bridge) => bridge.clone(),
+            // A list that is made while links come and go may lack one that is there.
+            None => match rtnl::link(&self.handle, &desired.bridge).await? {
+                Some(bridge) => bridge,
+                None => return Ok(None),
+            },
+        };
         let index = bridge.header.index;
         let addresses = rtnl::addresses(&self.handle).await?;
         let routes = self.routes().await?;
         Ok(Some(Observed {
             index,
-            up: is_up(bridge),
+            up: is_up(&bridge),
             addresses: addresses.iter().filter(|a| a.header.index == index).filter_map(address_of).collect(),
             service_routes: routes
                 .iter()

@@ -179,7 +179,8 @@ impl PodNetwork {
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
-        ])?;
+        ])
+        .map_err(NetworkError::Socket)?;
         let connection = tokio::spawn(connection);
         let mut keeper = Keeper {
             docker: docker.clone(),
@@ -301,12 +302,10 @@ impl Keeper {
             tracing::debug!(bridge = desired.bridge, step = ?step, "setting the pod network right");
             self.links.apply(&desired, observed.index, &step).await?;
         }
-        if !self.reunited {
-            self.reunite().await?;
-        }
         // Each has its own reasons to fail.
+        let reunited = if self.reunited { Ok(()) } else { self.reunite().await };
         let paths = self.check_paths().await;
-        self.config.exceptions().ensure().await.and(paths)
+        self.config.exceptions().ensure().await.and(paths).and(reunited)
     }
 
     async fn check_paths(&self) -> Result<(), NetworkError> {
@@ -342,7 +341,12 @@ impl Keeper {
     /// Puts back what a repair has taken off the network. What can't be put back starts anew.
     async fn reunite(&mut self) -> Result<(), NetworkError> {
         while let Some(member) = self.cut_off.last() {
-            bridge::connect(&self.docker, &self.config.cluster_id, member).await?;
+            match bridge::connect(&self.docker, &self.config.cluster_id, member).await {
+                Err(error) if bridge::is_refusal(&error) => {
+                    tracing::warn!(container = member.id, %error, "a container can't be put back onto the pod network");
+                }
+                other => other?,
+            }
             self.cut_off.pop();
         }
         bridge::kill_strays(&self.docker, &self.config.cluster_id).await?;
