@@ -37,9 +37,9 @@ pub(super) trait DataPlane: Send {
     /// Carries the loaded table over into the next.
     fn update(&mut self, delta: &Delta) -> impl Future<Output = Result<(), ProxyError>> + Send;
 
-    /// Ends flows, so that what their clients send next goes where the table says. Best effort; the
-    /// plane may be changed meanwhile.
-    fn cut(&self, flows: Vec<Stale>) -> impl Future<Output = ()> + Send + 'static;
+    /// Ends flows, so that what their clients send next goes where the table says, which is in force. Best
+    /// effort; the plane may be changed meanwhile.
+    fn cut(&self, flows: Vec<Stale>, table: &Table) -> impl Future<Output = ()> + Send + 'static;
 
     /// Returns, with the reason, when a full load is needed because of something outside. Must be
     /// cancel-safe.
@@ -71,7 +71,7 @@ pub(super) async fn run<P: DataPlane>(
     let mut cutting = pin!(Fuse::terminated());
     loop {
         if cutting.is_terminated() && !stale.is_empty() {
-            cutting.set(plane.cut(std::mem::take(&mut stale).into_iter().collect()).fuse());
+            cutting.set(plane.cut(std::mem::take(&mut stale).into_iter().collect(), &in_force).fuse());
         }
         // Cancel-safe: receiving takes a message or nothing, `cutting` is kept, the others only wait.
         tokio::select! {

@@ -107,7 +107,9 @@ impl DataPlane for Nftables {
         {
             tracing::debug!(%error, "nothing of the userspace data plane is removed");
         }
-        // Listening first: what is undone right after the load is noticed.
+        // Listening first: what is undone right after the load is noticed. Anew: what was announced until here is undone by
+        // the load, and of a large table that is more than one announcement.
+        self.monitor = None;
         self.listen();
         self.ruleset.frame.masquerade = masquerade_now();
         let script = self.ruleset.full(table);
@@ -121,8 +123,8 @@ impl DataPlane for Nftables {
         Ok(())
     }
 
-    fn cut(&self, flows: Vec<Stale>) -> impl Future<Output = ()> + Send + 'static {
-        conntrack::cut(flows, self.ruleset.frame.service_cidr)
+    fn cut(&self, flows: Vec<Stale>, table: &Table) -> impl Future<Output = ()> + Send + 'static {
+        conntrack::cut(&flows, table, self.ruleset.frame.service_cidr)
     }
 
     async fn disturbed(&mut self) -> &'static str {

@@ -246,7 +246,8 @@ pub enum Stale {
     Lost(Portal, SocketAddrV4),
     /// To a portal that nobody served, nor refused, when they began.
     Unserved(Portal),
-    /// To any address of the service range while there were no rules.
+    /// To any address of the service range while there were no rules, and of UDP from any portal to what is none of its
+    /// backends: they may have gone while nobody looked.
     Unruled,
 }
 

@@ -13,13 +13,14 @@ use coracle_minion::{
 use serde_json::json;
 
 use super::site::{
-    BridgeNetfilter::On, DNS, EXTERNAL, NODE_ADDRESS, P1, SERVICE_CIDR, Site, WEB, ask_over, backend_ports, blocking,
-    cluster, connect_from, eventually, master_with, on_site, portal_ports, sh, start_proxy, udp_socket,
+    BridgeNetfilter::On, DNS, EXTERNAL, NODE_ADDRESS, P1, P2, SERVICE_CIDR, Site, WEB, ask_over, backend_ports,
+    blocking, cluster, connect_from, eventually, master_with, on_site, portal_ports, sh, start_proxy, udp_socket,
 };
 
 in_both_modes!(
     what_others_flush_is_repaired,
     who_asked_before_there_were_rules_is_answered,
+    a_client_whose_backend_went_while_nobody_looked_meets_another,
     removal_leaves_nothing,
     the_other_mode_takes_over_and_cleans_up,
 );
@@ -127,6 +128,27 @@ fn who_asked_before_there_were_rules_is_answered(mode: ProxyMode) {
             proxy.shutdown().await;
             proxy::remove(&cluster()).await.unwrap();
         }
+    });
+}
+
+/// The kernel's rules serve on while the minion is away, and what they began goes on after it.
+fn a_client_whose_backend_went_while_nobody_looked_meets_another(mode: ProxyMode) {
+    on_site(On, async move |site| {
+        let master = master_with(&[P1]).await;
+        let proxy = start_proxy(master.address, mode).await;
+        let portal = DNS.parse().unwrap();
+        let client = Arc::new(site.within("p2", move || udp_socket(portal)));
+        client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let answered_by = async |backend: &str| {
+            let client = Arc::clone(&client);
+            blocking(move || ask_over(&client)).await.is_ok_and(|answer| answer.starts_with(backend))
+        };
+        eventually("the client is answered", async || answered_by(P1).await).await;
+        proxy.shutdown().await;
+        master.endpoints("a", &[P2], backend_ports());
+        let proxy = start_proxy(master.address, mode).await;
+        eventually("it meets the other backend", async || answered_by(P2).await).await;
+        proxy.shutdown().await;
     });
 }
 

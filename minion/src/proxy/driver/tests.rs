@@ -70,7 +70,7 @@ impl DataPlane for FakePlane {
         Ok(())
     }
 
-    fn cut(&self, flows: Vec<Stale>) -> impl Future<Output = ()> + Send + 'static {
+    fn cut(&self, flows: Vec<Stale>, _: &Table) -> impl Future<Output = ()> + Send + 'static {
         let gate = {
             let mut world = self.world.lock().unwrap();
             world.calls.push(format!("cut {}", flows.len()));

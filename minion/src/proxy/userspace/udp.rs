@@ -61,6 +61,8 @@ struct Flow {
     shared: Rc<Shared>,
     /// Reads the answers.
     task: AbortHandle,
+    /// Tells it from those of the same client before and after.
+    number: u64,
     _files: OwnedSemaphorePermit,
 }
 
@@ -89,14 +91,15 @@ pub(super) struct Flows {
     table: RefCell<HashMap<Key, Flow>>,
     /// Each flow with when it was used, as far as this knows: not later than it was. The first ones
     /// are brought up to date when it matters.
-    order: RefCell<BinaryHeap<Reverse<(Instant, Key)>>>,
+    order: RefCell<BinaryHeap<Reverse<(Instant, u64, Key)>>>,
+    next_number: Cell<u64>,
     filled: Notify,
 }
 
 impl Flows {
     pub(super) fn new(budget: Budget, max: usize) -> Self {
         let (table, order, filled) = (RefCell::default(), RefCell::default(), Notify::new());
-        Self { budget, max: max.max(1), table, order, filled }
+        Self { budget, max: max.max(1), table, order, next_number: Cell::default(), filled }
     }
 
     /// Ends flows of portals to backends.
@@ -118,18 +121,19 @@ impl Flows {
 
     fn expire(&self, now: Instant) {
         let silent = |at: Instant| now.saturating_duration_since(at) >= IDLE;
-        while self.order.borrow().peek().is_some_and(|Reverse((at, _))| silent(*at)) {
+        while self.order.borrow().peek().is_some_and(|Reverse((at, ..))| silent(*at)) {
             self.advance();
         }
     }
 
     /// Ends the first flow of the order, unless it was used meanwhile: then it takes its place.
     fn advance(&self) {
-        let Some(Reverse((noted, key))) = self.order.borrow_mut().pop() else { return };
+        let Some(Reverse((noted, number, key))) = self.order.borrow_mut().pop() else { return };
         let mut table = self.table.borrow_mut();
-        let Some(used) = table.get(&key).map(|flow| flow.shared.used.get()) else { return };
+        let Some(flow) = table.get(&key).filter(|flow| flow.number == number) else { return };
+        let used = flow.shared.used.get();
         if used > noted {
-            self.order.borrow_mut().push(Reverse((used, key)));
+            self.order.borrow_mut().push(Reverse((used, number, key)));
         } else {
             table.remove(&key);
         }
@@ -150,9 +154,11 @@ impl Flows {
         })
     }
 
-    fn insert(&self, key: Key, flow: Flow) {
-        self.order.borrow_mut().push(Reverse((flow.shared.used.get(), key)));
-        self.table.borrow_mut().insert(key, flow);
+    fn insert(&self, key: Key, shared: &Rc<Shared>, task: AbortHandle, files: OwnedSemaphorePermit) {
+        let number = self.next_number.get();
+        self.next_number.set(number.wrapping_add(1));
+        self.order.borrow_mut().push(Reverse((shared.used.get(), number, key)));
+        self.table.borrow_mut().insert(key, Flow { shared: Rc::clone(shared), task, number, _files: files });
         self.filled.notify_one();
     }
 }
@@ -239,7 +245,7 @@ fn open(portal: &Rc<PortalSocket>, flows: &Flows, key: Key, now: Instant) -> io:
     portal.service.met(client, backend, now);
     let answering = answer(Rc::downgrade(portal), Rc::clone(&shared), key);
     let task = tokio::task::spawn_local(answering).abort_handle();
-    flows.insert(key, Flow { shared: Rc::clone(&shared), task, _files: files });
+    flows.insert(key, &shared, task, files);
     Ok(shared)
 }
 

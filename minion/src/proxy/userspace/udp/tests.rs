@@ -103,6 +103,29 @@ fn silent_flows_and_those_to_gone_backends_end() {
 }
 
 #[test]
+fn a_client_that_loses_its_backend_again_and_again_is_noted_once() {
+    run(async {
+        let backend = backend().await;
+        let scene = scene(8, vec![backend]).await;
+        let client = client(&scene).await;
+        for _ in 0..20 {
+            ask(&client).await;
+            scene.flows.cut(&[(scene.key, backend)]);
+        }
+        let before = Instant::now();
+        while Instant::now() == before {
+            std::hint::spin_loop();
+        }
+        ask(&client).await;
+        let noted = || scene.flows.order.borrow().len();
+        assert_eq!(noted(), 21);
+        // All of them are due but the last, which was used since.
+        scene.flows.expire(before + IDLE);
+        assert_eq!((noted(), scene.flows.table.borrow().len()), (1, 1));
+    });
+}
+
+#[test]
 fn a_datagram_that_is_refused_goes_to_the_next_backend() {
     run(async {
         let backend = backend().await;
