@@ -70,14 +70,13 @@ impl TypedObject for Service {
 
     fn prepare_update(&mut self, old: &Self) {
         self.status.clone_from(&old.status);
+        let (Some(new), Some(old)) = (&mut self.spec, &old.spec) else { return };
         // A manifest that never named the portal keeps it.
-        if let (Some(new), Some(old)) = (&mut self.spec, &old.spec)
-            && !is_external_name(new)
-            && new.cluster_ip.as_deref().unwrap_or_default().is_empty()
-        {
+        if !is_external_name(new) && new.cluster_ip.as_deref().unwrap_or_default().is_empty() {
             new.cluster_ip.clone_from(&old.cluster_ip);
             new.cluster_ips.clone_from(&old.cluster_ips);
         }
+        leave_type(new, old);
     }
 
     fn claims(&self) -> Vec<String> {
@@ -134,6 +133,38 @@ fn is_external_name(spec: &ServiceSpec) -> bool {
 }
 
 /// Fills in what the author left out, as current Kubernetes core/v1 does.
+fn has_node_ports(spec: &ServiceSpec) -> bool {
+    matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"))
+}
+
+/// Takes off what only a service of the type before has and the caller left as it was: a patch that changes the
+/// type alone keeps it without meaning to (`dropTypeDependentFields` in Kubernetes).
+fn leave_type(new: &mut ServiceSpec, old: &ServiceSpec) {
+    fn leave<T: PartialEq>(new: &mut Option<T>, old: &Option<T>) {
+        if new == old {
+            *new = None;
+        }
+    }
+    if is_external_name(new) && !is_external_name(old) {
+        leave(&mut new.cluster_ip, &old.cluster_ip);
+        leave(&mut new.cluster_ips, &old.cluster_ips);
+        leave(&mut new.ip_families, &old.ip_families);
+        leave(&mut new.ip_family_policy, &old.ip_family_policy);
+        leave(&mut new.internal_traffic_policy, &old.internal_traffic_policy);
+    }
+    if is_external_name(old) && !is_external_name(new) {
+        leave(&mut new.external_name, &old.external_name);
+    }
+    if has_node_ports(old) && !has_node_ports(new) {
+        let had: Vec<_> = old.ports.iter().flatten().filter_map(|port| port.node_port).collect();
+        for port in new.ports.iter_mut().flatten() {
+            port.node_port = port.node_port.filter(|number| !had.contains(number));
+        }
+        leave(&mut new.external_traffic_policy, &old.external_traffic_policy);
+        leave(&mut new.allocate_load_balancer_node_ports, &old.allocate_load_balancer_node_ports);
+    }
+}
+
 fn default_spec(spec: &mut ServiceSpec) {
     let unset = |field: &Option<String>| field.as_deref().unwrap_or_default().is_empty();
     let fill = |field: &mut Option<String>, value: &str| {

@@ -104,6 +104,38 @@ fn the_portal_address_stays_for_the_life_of_the_service() {
 }
 
 #[test]
+fn a_new_type_leaves_what_only_the_one_before_has() {
+    let of_type = |type_: &str, old: &Service| {
+        let mut new = old.clone();
+        new.spec.as_mut().unwrap().type_ = Some(type_.into());
+        new
+    };
+    let change = |mut new: Service, old: &Service| {
+        TypedObject::prepare_update(&mut new, old);
+        TypedObject::set_defaults(&mut new);
+        Object::validate_update(&new, old).map(|()| new)
+    };
+    let plain = service(json!({"ports": [{"port": 80}], "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"]}));
+    let mut alias = of_type("ExternalName", &plain);
+    alias.spec.as_mut().unwrap().external_name = Some("db.example.com".into());
+    let alias = change(alias, &plain).unwrap();
+    let spec = alias.spec.as_ref().unwrap();
+    assert_eq!((&spec.cluster_ip, &spec.cluster_ips, &spec.ip_families), (&None, &None, &None));
+    let back = change(of_type("ClusterIP", &alias), &alias).unwrap();
+    assert_eq!(back.spec.unwrap().external_name, None);
+
+    let open =
+        service(json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}], "clusterIP": "10.0.0.1"}));
+    let closed = change(of_type("ClusterIP", &open), &open).unwrap().spec.unwrap();
+    assert_eq!((closed.ports.unwrap()[0].node_port, closed.external_traffic_policy), (None, None));
+    assert_eq!(closed.cluster_ip.as_deref(), Some("10.0.0.1"));
+    let mut moved = of_type("ClusterIP", &open);
+    moved.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].node_port = Some(30081);
+    let error = change(moved, &open).unwrap_err();
+    assert!(error.message.contains("spec.ports[0].nodePort: forbidden"), "what the caller asks for stays: {error}");
+}
+
+#[test]
 fn headless_services_and_aliases_have_no_portal() {
     let headless = service(json!({"clusterIP": "None"}));
     assert!(is_headless(&headless) && !needs_portal(&headless));
