@@ -32,7 +32,6 @@ const MERGE_KEYS: &[(&str, &[&str])] = &[
     ("conditions", &["type"]),
     ("addresses", &["type"]),
     ("ownerReferences", &["uid"]),
-    ("taints", &["key"]),
 ];
 
 /// Lists of plain values that are sets.
@@ -224,6 +223,12 @@ mod tests {
     #[test]
     fn other_lists_are_replaced_and_sets_grow() {
         check(json!({"command":["a","b"]}), json!({"command":["c"]}), json!({"command":["c"]}));
+        // The key alone does not name a taint: `kubectl taint` sends all that are to stay.
+        check(
+            json!({"taints":[{"key":"a","effect":"NoSchedule"},{"key":"b","effect":"NoSchedule"}]}),
+            json!({"taints":[{"key":"b","effect":"NoSchedule"},{"key":"b","effect":"NoExecute"}]}),
+            json!({"taints":[{"key":"b","effect":"NoSchedule"},{"key":"b","effect":"NoExecute"}]}),
+        );
         check(json!({"finalizers":["a"]}), json!({"finalizers":["b","a"]}), json!({"finalizers":["a","b"]}));
         check(
             json!({"finalizers":["a","b"]}),
