@@ -94,17 +94,23 @@ pub(crate) async fn finish(registry: &Registry, owner: &Entry) -> Result<(), Api
     Err(ApiError::conflict(owner.kind.error_name, name, "too many others are changing it; try again"))
 }
 
-/// Asks all of them to go.
+/// Asks all of them to go, with what they own.
 pub(crate) async fn remove_all(registry: &Registry, dependents: Vec<Arc<Entry>>) -> Result<(), ApiError> {
-    let removals = dependents.into_iter().filter(|entry| !entry.is_ending()).map(|entry| async move {
-        let removal = Removal {
-            uid: Some(entry.uid().to_owned()),
-            propagation: Some(Propagation::Background),
-            ..Removal::default()
-        };
+    let asked = dependents.into_iter().filter(|entry| !entry.is_ending());
+    let removal = Removal { propagation: Some(Propagation::Background), ..Removal::default() };
+    remove_each(registry, asked, &removal).await
+}
+
+/// Carries out an order for each of these very objects. What is gone, or was replaced by a namesake meanwhile, is done.
+pub(crate) async fn remove_each(
+    registry: &Registry,
+    entries: impl IntoIterator<Item = Arc<Entry>>,
+    removal: &Removal,
+) -> Result<(), ApiError> {
+    let removals = entries.into_iter().map(|entry| async move {
+        let removal = Removal { uid: Some(entry.uid().to_owned()), ..removal.clone() };
         let now = registry.now();
         match Box::pin(remove(registry, entry.kind, &entry.key.namespace, &entry.key.name, &removal, now)).await {
-            // Gone or replaced by a namesake meanwhile.
             Err(e) if !matches!(e.reason, Reason::NotFound | Reason::Conflict) => Err(e),
             _ => Ok(()),
         }

@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use coracle_api::{
-    ApiError, Kind, TypedObject,
-    core::{Namespace, Pod},
-    kinds::KINDS,
-};
+use coracle_api::{ApiError, Kind, TypedObject, core::Namespace, kinds::KINDS};
 
 use super::{Controller, Looks};
-use crate::registry::{Expected, Key, Registry, WatchItem};
+use crate::{
+    admission,
+    registry::{Expected, Key, Registry, WatchItem},
+};
 
-/// Pods stop in their own time; a dying namespace looks again this often.
+/// A dying namespace looks again this often.
 const RECHECK: Duration = Duration::from_millis(500);
 
 /// Empties namespaces that are being deleted.
@@ -35,32 +34,12 @@ impl Controller for NamespaceController {
         if namespace.metadata.deletion_timestamp.is_none() {
             return Ok(None);
         }
-        let mut left = 0;
-        for kind in KINDS.iter().filter(|k| k.stored && k.namespaced) {
-            let entries: Vec<Key> =
-                self.registry.snapshot(kind).range(Some(&key.name)).map(|e| e.key.clone()).collect();
-            left += entries.len();
-            for object in entries {
-                let gone = if **kind == *Pod::row() {
-                    crate::deletion::delete_pod(
-                        &self.registry,
-                        &object.namespace,
-                        &object.name,
-                        None,
-                        self.registry.now(),
-                    )
-                    .await
-                } else {
-                    self.registry.delete(kind, &object.namespace, &object.name, Expected::Any).await
-                };
-                if let Err(error) = gone
-                    && error.code() != 404
-                {
-                    return Err(error);
-                }
-            }
-        }
-        if left > 0 {
+        let kinds = KINDS.iter().filter(|kind| kind.stored && kind.namespaced);
+        let inside = |kind| self.registry.snapshot(kind).range(Some(&key.name)).cloned().collect::<Vec<_>>();
+        let left: Vec<_> = kinds.flat_map(|kind| inside(kind)).collect();
+        if !left.is_empty() {
+            // Pods stop in their own time, and what has a finalizer of somebody's waits for that one.
+            admission::remove_all(&self.registry, left).await?;
             return Ok(Some(RECHECK));
         }
         self.registry.delete(Namespace::row(), "", &key.name, Expected::Any).await?;

@@ -1,6 +1,6 @@
 //! Deletion: the options of the request, and what the answer says.
 
-use coracle_api::{ApiError, error::Reason};
+use coracle_api::ApiError;
 use http::StatusCode;
 use serde::Deserialize;
 
@@ -120,17 +120,7 @@ pub(crate) async fn delete_collection(
     let snapshot = shared.registry.snapshot(target.kind);
     let entries: Vec<_> = snapshot.select(target.kind, &selection, None).cloned().collect();
     if !order.dry_run {
-        for entry in &entries {
-            let (namespace, name) = (&entry.key.namespace, &entry.key.name);
-            let removal = Removal { uid: Some(entry.uid().to_owned()), ..order.removal.clone() };
-            match admission::remove(&shared.registry, target.kind, namespace, name, &removal, shared.registry.now_s())
-                .await
-            {
-                // Gone or replaced by a namesake meanwhile: what was listed is not there any more.
-                Err(e) if !matches!(e.reason, Reason::NotFound | Reason::Conflict) => return Err(e),
-                _ => {}
-            }
-        }
+        admission::remove_each(&shared.registry, entries, &order.removal).await?;
     }
     Ok(answer::success(StatusCode::OK, target.kind.plural, "", ""))
 }

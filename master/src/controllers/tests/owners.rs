@@ -1,9 +1,9 @@
 //! What goes with its owner, and what stays.
 
-use coracle_api::core::Service;
+use coracle_api::core::{Namespace, Service};
 
 use super::*;
-use crate::deletion;
+use crate::{admission, deletion};
 
 impl World {
     fn owner(&self, name: &str) -> Value {
@@ -106,4 +106,25 @@ async fn an_object_with_a_finalizer_goes_when_that_is_taken_off() {
     };
     world.registry.modify("default", "web", take_off).await.unwrap();
     world.until("it goes", |w| w.owners_of::<Service>("web").is_none().then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_namespace_goes_when_nothing_in_it_waits_for_anybody() {
+    let world = World::new().await;
+    world.create::<Namespace>(json!({"metadata": {"name": "ci"}})).await;
+    let service = |name: &str, finalizers: &[&str]| json!({"metadata": {"name": name, "namespace": "ci", "finalizers": finalizers}, "spec": {"ports": [{"port": 80}]}});
+    world.create::<Service>(service("plain", &[])).await;
+    world.create::<Service>(service("held", &["example.com/balancer"])).await;
+    let removal = Removal::default();
+    admission::remove(&world.registry, Namespace::row(), "", "ci", &removal, jiff::Timestamp::now()).await.unwrap();
+    let there = |w: &World, name: &str| w.registry.get(Service::row(), "ci", name).is_some();
+    world.until("what waits for nobody is gone", |w| (!there(w, "plain")).then_some(())).await;
+    world.until("what waits is told", |w| w.registry.get(Service::row(), "ci", "held").filter(|e| e.is_ending())).await;
+    assert!(world.registry.get(Namespace::row(), "", "ci").is_some(), "it is not empty");
+    let take_off = |service: &mut Service| {
+        service.metadata.finalizers = None;
+        Ok(true)
+    };
+    world.registry.modify("ci", "held", take_off).await.unwrap();
+    world.until("it goes", |w| w.registry.get(Namespace::row(), "", "ci").is_none().then_some(())).await;
 }
