@@ -38,7 +38,14 @@ pub(crate) async fn change(
         Change::Replace(new) => new.clone(),
         Change::Patch(patch) => patch.apply(target.kind.error_name, target.name(), old.clone())?,
     };
-    let patch = object_patch(&old, &new, target)?;
+    let mut patch = object_patch(&new, target)?;
+    if let Change::Patch(_) = change
+        && new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"]
+        && let Some(named) = patch["metadata"].as_object_mut()
+    {
+        // It is the one that the patch was applied to, and not the caller's condition.
+        named.remove("resourceVersion");
+    }
     let written = write::patch(shared, &Patch::Merge(patch), target, Part::Main, options).await?;
     let stored: Value = serde_json::from_slice(&written.json).map_err(ApiError::internal)?;
     Ok(Written { json: scale_of(&stored).to_string().into(), ..written })
@@ -67,7 +74,7 @@ fn scale_of(object: &Value) -> Value {
 }
 
 /// The merge patch of the object that a new scale amounts to.
-fn object_patch(old: &Value, new: &Value, target: &Target) -> Result<Value, ApiError> {
+fn object_patch(new: &Value, target: &Target) -> Result<Value, ApiError> {
     if !matches!(new["kind"].as_str(), None | Some("Scale")) {
         return Err(ApiError::bad_request(format!("the body is not a Scale: its kind is {}", new["kind"])));
     }
@@ -90,10 +97,7 @@ fn object_patch(old: &Value, new: &Value, target: &Target) -> Result<Value, ApiE
     let mut patch = json!({ "spec": { "replicas": replicas } });
     for field in ["resourceVersion", "uid"] {
         // Named by the caller: then the object must still have it.
-        if let Some(value) = new["metadata"][field].as_str()
-            && !value.is_empty()
-            && (old["metadata"][field] != value || field == "uid")
-        {
+        if let Some(value) = new["metadata"][field].as_str().filter(|value| !value.is_empty()) {
             patch["metadata"][field] = value.into();
         }
     }
@@ -125,8 +129,7 @@ mod tests {
 
     #[test]
     fn a_new_scale_touches_replicas_only() {
-        let old = json!({"metadata":{"resourceVersion":"5","uid":"u"}});
-        let patch = |new: Value| object_patch(&old, &new, &target());
+        let patch = |new: Value| object_patch(&new, &target());
         assert_eq!(patch(json!({"spec":{"replicas":4}})).unwrap(), json!({"spec":{"replicas":4}}));
         let stale = patch(json!({"metadata":{"resourceVersion":"4"},"spec":{"replicas":4}})).unwrap();
         assert_eq!(stale["metadata"]["resourceVersion"], "4");

@@ -237,6 +237,28 @@ async fn a_scale_moves_replicas_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn of_two_who_scale_from_the_same_version_one_is_told() {
+    let master = Master::start().await;
+    let rc: ReplicationController = typed(json!({"metadata": {"name": "web"}, "spec": {"replicas": 1,
+        "selector": {"app": "web"}, "template": {"metadata": {"labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}}}}));
+    master.client.namespaced::<ReplicationController>("default").create(&rc).await.unwrap();
+    let path = format!("{RCS}/web/scale");
+    for round in 0..10 {
+        let scale = master.get(&path).await.expect(200).json();
+        let put = |replicas: u64| {
+            let mut wanted = scale.clone();
+            wanted["spec"]["replicas"] = replicas.into();
+            let (master, path) = (&master, &path);
+            async move { master.put(path, &wanted).await.code }
+        };
+        let codes = futures_util::future::join_all((2..10).map(|n| put(round * 10 + n))).await;
+        let told = codes.iter().filter(|code| **code == 409).count();
+        assert_eq!((codes.len() - told, told), (1, codes.len() - 1), "{codes:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_binding_is_given_once() {
     let master = Master::start().await;
     master.add_node("n1").await;
