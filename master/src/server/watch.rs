@@ -7,7 +7,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use coracle_api::{ApiError, Kind, error::FieldErrors};
+use coracle_api::{
+    ApiError, Kind,
+    error::{FieldErrors, Reason},
+};
 use tokio::time::{Instant, Interval};
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
@@ -122,11 +125,20 @@ pub(crate) async fn start(
     if let Some(version) = from {
         shared.registry.reached(version, CATCH_UP).await;
     }
+    let watcher = match shared.registry.watch(kind, selection, from) {
+        // Clients go on after the line, as in a watch that fell behind; an answer of 410 some take for a server that is
+        // not well, and try again and again.
+        Err(error) if error.reason == Reason::Expired => {
+            let last = lines.error(&error);
+            return Ok(answer::stream("application/json", futures_util::stream::once(async { Ok(last) })));
+        }
+        started => started?,
+    };
     let period = shared.limits.bookmark_time;
     let mut bookmarks = tokio::time::interval_at(Instant::now() + period, period);
     bookmarks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let course = Course {
-        watcher: shared.registry.watch(kind, selection, from)?,
+        watcher,
         lines,
         stop: shared.stop.clone(),
         deadline: Instant::now() + limit.min(WATCH_TIME_MAX),

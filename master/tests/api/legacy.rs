@@ -172,8 +172,8 @@ async fn a_watch_of_2014_sees_objects_of_2014() {
     master.post("/api/v1/namespaces/default/pods", &pod("other")).await.expect(201);
     master.delete(&format!("{OLD}/pods/jenkins")).await.expect(200);
     assert_eq!(lines.event().await, "DELETED jenkins");
-    let old = master.get(&format!("{OLD}/watch/pods?resourceVersion=999999")).await.expect(410);
-    assert_eq!(old.json()["apiVersion"], "v1beta1");
+    let end = master.watch(&format!("{OLD}/watch/pods?resourceVersion=999999")).await.next().await.unwrap();
+    assert_eq!((&end["type"], &end["object"]["apiVersion"]), (&json!("ERROR"), &json!("v1beta1")));
 }
 
 #[tokio::test]

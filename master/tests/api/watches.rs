@@ -84,7 +84,13 @@ async fn versions_that_cannot_be_served_are_refused() {
     let master = Master::start().await;
     let watch = |version: &str| format!("{PODS}?watch=true&resourceVersion={version}");
     master.get(&watch("soon")).await.refused(400, "'soon'");
-    master.get(&watch("999999")).await.refused(410, "list again");
+    for path in [PODS, "/api/v1/watch/pods", "/api/v1beta1/watch/pods"] {
+        let mut lines = master.watch(&format!("{path}?watch=true&resourceVersion=999999")).await;
+        let line = lines.next().await.unwrap();
+        assert_eq!((&line["type"], &line["object"]["code"]), (&json!("ERROR"), &json!(410)), "{path}: {line}");
+        assert!(line["object"]["message"].as_str().unwrap().contains("list again"), "{line}");
+        assert!(lines.next().await.is_none(), "that is all");
+    }
     master.get(&format!("{PODS}?watch=true&sendInitialEvents=true")).await.refused(422, "sendInitialEvents");
     master.get(&format!("{PODS}?resourceVersion=999999")).await.refused(504, "too large resource version");
 }
