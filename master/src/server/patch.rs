@@ -13,8 +13,10 @@ use super::strategic;
 
 /// Operations of one JSON Patch, as in current Kubernetes.
 const OPERATIONS_MAX: usize = 10_000;
-/// Bytes that the copy operations of one patch may add: doubling copies would grow without end.
+/// Bytes that the operations of one patch may copy and move: doubling copies would grow without end.
 const COPIED_BYTES_MAX: usize = 3 << 20;
+/// Levels of objects and lists, as in a body that is read: what is nested by moving it into itself would have no end.
+const DEPTH_MAX: usize = 128;
 
 /// A patch of any of the three languages.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,12 +64,21 @@ impl Patch {
             Patch::Operations(patch) => {
                 let mut copied = 0;
                 for operation in &patch.0 {
-                    if let PatchOperation::Copy(copy) = operation {
-                        copied += document.pointer(copy.from.as_str()).map_or(0, |v| v.to_string().len());
-                        if copied > COPIED_BYTES_MAX {
-                            let message = format!("the copies of the patch exceed {COPIED_BYTES_MAX} bytes");
-                            return Err(ApiError::new(Reason::RequestEntityTooLarge, message));
-                        }
+                    let (placed, carried) = match operation {
+                        PatchOperation::Add(add) => (Some(&add.value), false),
+                        PatchOperation::Replace(replace) => (Some(&replace.value), false),
+                        PatchOperation::Copy(copy) => (document.pointer(copy.from.as_str()), true),
+                        PatchOperation::Move(moving) => (document.pointer(moving.from.as_str()), true),
+                        PatchOperation::Remove(_) | PatchOperation::Test(_) => (None, false),
+                    };
+                    if operation.path().tokens().count() + placed.map_or(0, depth) > DEPTH_MAX {
+                        let message = format!("the patch nests more than {DEPTH_MAX} levels, at {}", operation.path());
+                        return Err(ApiError::new(Reason::RequestEntityTooLarge, message));
+                    }
+                    copied += placed.filter(|_| carried).map_or(0, |value| value.to_string().len());
+                    if copied > COPIED_BYTES_MAX {
+                        let message = format!("what the patch copies and moves exceeds {COPIED_BYTES_MAX} bytes");
+                        return Err(ApiError::new(Reason::RequestEntityTooLarge, message));
                     }
                     json_patch::patch(&mut document, std::slice::from_ref(operation)).map_err(|e| {
                         let mut errors = FieldErrors::default();
@@ -78,6 +89,15 @@ impl Patch {
             }
         }
         Ok(document)
+    }
+}
+
+/// Levels of objects and lists; 0 for a plain value.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        Value::Array(list) => 1 + list.iter().map(depth).max().unwrap_or(0),
+        _ => 0,
     }
 }
 
@@ -133,6 +153,22 @@ mod tests {
         check("application/json-patch+json", json!([{"op":"test","path":"/a","value":2}]), 422);
         check("application/merge-patch+json", json!([1]), 400);
         check("application/strategic-merge-patch+json", json!("x"), 400);
+    }
+
+    #[test]
+    fn what_is_moved_into_itself_again_and_again_is_stopped() {
+        let nested = (0..100).fold(json!([]), |inner, _| json!([inner]));
+        let inside = format!("/w{}", "/0".repeat(100));
+        let round = [
+            json!({"op":"add","path":"/w","value":nested}),
+            json!({"op":"move","from":"/x","path":inside}),
+            json!({"op":"move","from":"/w","path":"/x"}),
+        ];
+        let patch = |rounds| json!(vec![round.to_vec(); rounds].concat());
+        let media = "application/json-patch+json";
+        assert!(apply(media, &patch(1), json!({"x":1})).is_ok());
+        let error = apply(media, &patch(3000), json!({"x":1})).unwrap_err();
+        assert_eq!((error.code(), error.message.contains("128 levels")), (413, true), "{error}");
     }
 
     #[test]
