@@ -14,6 +14,7 @@ use hyper::{
     upgrade::OnUpgrade,
 };
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::mpsc,
@@ -34,7 +35,8 @@ use super::{
 const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
 /// The container that is meant when none is named.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
-const LOG_PARAMETERS: [&str; 6] = ["follow", "tailLines", "timestamps", "sinceSeconds", "previous", "limitBytes"];
+const LOG_PARAMETERS: [&str; 7] =
+    ["follow", "tailLines", "timestamps", "sinceSeconds", "sinceTime", "previous", "limitBytes"];
 /// Frames between a minion and a client.
 const FRAMES: usize = 4;
 const READ_BYTES: usize = 16 << 10;
@@ -78,6 +80,15 @@ pub(crate) async fn log(
     let place = place(shared, target, query)?;
     for number in ["tailLines", "sinceSeconds", "limitBytes"] {
         query.number(number)?;
+    }
+    if let Some(text) = query.get("sinceTime") {
+        if text.parse::<Timestamp>().is_err() {
+            let message = format!("sinceTime: '{text}' is not a time such as 2026-01-02T03:04:05Z");
+            return Err(ApiError::bad_request(message));
+        }
+        if query.get("sinceSeconds").is_some() {
+            return Err(ApiError::bad_request("sinceTime and sinceSeconds exclude each other: give one of them"));
+        }
     }
     let parameters: String =
         LOG_PARAMETERS.iter().filter_map(|p| query.get(p).map(|v| format!("&{p}={}", encode(v)))).collect();

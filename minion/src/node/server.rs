@@ -1,7 +1,7 @@
 //! What the master may ask of this minion on the tunnel:
 //!
 //! ```text
-//! GET  /logs/NAMESPACE/POD/CONTAINER?uid=&follow=&tailLines=&timestamps=&sinceSeconds=&previous=&limitBytes=
+//! GET  /logs/NAMESPACE/POD/CONTAINER?uid=&follow=&tailLines=&timestamps=&sinceSeconds=&sinceTime=&previous=&limitBytes=
 //! POST /exec/NAMESPACE/POD/CONTAINER?uid=&command=..&command=..&stdin=&stdout=&stderr=&tty=
 //! ```
 //!
@@ -143,10 +143,13 @@ fn log_query(query: &Query, now: Timestamp) -> Result<LogQuery, ApiError> {
         let ago = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
         now.checked_sub(ago).unwrap_or(Timestamp::UNIX_EPOCH)
     });
+    let at = |text: &str| {
+        text.parse().map_err(|_| ApiError::bad_request(format!("sinceTime: '{text}' is not a time such as {now}")))
+    };
     Ok(LogQuery {
         follow: query.flag("follow"),
         tail: query.number("tailLines")?,
-        since,
+        since: since.or(query.get("sinceTime").map(at).transpose()?),
         timestamps: query.flag("timestamps"),
     })
 }
@@ -267,7 +270,9 @@ mod tests {
         assert!(query.follow && query.timestamps);
         assert_eq!(query.tail, Some(5));
         assert_eq!(query.since, Some("2026-11-23T09:59:00Z".parse().unwrap()));
-        for wrong in ["tailLines=-1", "sinceSeconds=soon"] {
+        let at = log_query(&Query::parse("sinceTime=2026-11-23T08%3A00%3A00%2B01%3A00"), now).unwrap();
+        assert_eq!(at.since, Some("2026-11-23T07:00:00Z".parse().unwrap()));
+        for wrong in ["tailLines=-1", "sinceSeconds=soon", "sinceTime=yesterday"] {
             assert_eq!(log_query(&Query::parse(wrong), now).unwrap_err().code(), 400, "{wrong}");
         }
         let ancient = log_query(&Query::parse(&format!("sinceSeconds={}", u64::MAX)), now).unwrap();
