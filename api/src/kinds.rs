@@ -68,6 +68,8 @@ pub struct Kind {
     pub subresources: &'static [Subresource],
     /// Whether objects are stored. A `Binding` is an order, not an object.
     pub stored: bool,
+    /// Whether one request may delete all that a selector picks.
+    pub delete_collection: bool,
     /// Field selectors supported besides `metadata.name` and `metadata.namespace`.
     pub fields: &'static [&'static str],
     /// Whether objects claim names; see [`TypedObject::claims`].
@@ -96,6 +98,7 @@ impl Kind {
             v1beta1_kind: None,
             subresources: &[],
             stored: true,
+            delete_collection: true,
             fields: &[],
             claims: false,
             watch_index: None,

@@ -12,6 +12,7 @@ pub static KIND: Kind = Kind {
     namespaced: false,
     v1beta1_plural: None,
     subresources: &[Subresource::Status],
+    delete_collection: false,
     fields: &["status.phase"],
     ..Kind::of::<Namespace>("namespaces", "namespace")
 };

@@ -82,14 +82,20 @@ fn finish(object: Box<dyn Object>, mut faults: Vec<String>, strictness: Strictne
     Ok(Decoded { object, warnings: faults })
 }
 
-/// A body as JSON text: itself, or converted when it is YAML.
-pub(crate) async fn to_json(headers: &HeaderMap, body: Bytes) -> Result<Bytes, ApiError> {
+/// The media type that a body is said to have; 415 for those that are no text.
+pub(crate) fn text_media(headers: &HeaderMap) -> Result<&str, ApiError> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let media = content_type.split(';').next().unwrap_or_default().trim();
     if media.ends_with("protobuf") || media.ends_with("cbor") {
         let message = format!("the content type {media} is not supported: send application/json or application/yaml");
         return Err(ApiError::new(Reason::UnsupportedMediaType, message));
     }
+    Ok(media)
+}
+
+/// A body as JSON text: itself, or converted when it is YAML.
+pub(crate) async fn to_json(headers: &HeaderMap, body: Bytes) -> Result<Bytes, ApiError> {
+    let media = text_media(headers)?;
     let Some(first) = body.iter().find(|b| !b.is_ascii_whitespace()) else {
         return Err(ApiError::bad_request("the request body is empty: send the object as JSON or YAML"));
     };

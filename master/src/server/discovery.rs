@@ -86,9 +86,10 @@ fn everything((version, media): (&str, &'static str), items: Value) -> Response 
 
 /// What can be done with a kind itself.
 fn verbs(kind: &Kind) -> &'static [&'static str] {
-    match kind.stored {
-        true => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        false => &["create"],
+    match (kind.stored, kind.delete_collection) {
+        (true, true) => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        (true, false) => &["create", "delete", "get", "list", "patch", "update", "watch"],
+        (false, _) => &["create"],
     }
 }
 

@@ -7,6 +7,7 @@
 //! Invariant: every request is bounded in size and time and gets an answer with a reason; what is
 //! acknowledged is durable.
 
+mod absent;
 mod answer;
 mod backup;
 mod decode;

@@ -53,6 +53,9 @@ pub(crate) async fn answer(
         (Verb::Patch, _) => patch(shared, target, request).await,
         (Verb::Delete | Verb::DeleteCollection, _) => {
             let body = limits::read_body(request.body, &shared.limits).await?;
+            if !body.is_empty() {
+                decode::text_media(&request.headers)?;
+            }
             let order = delete::Order::parse(&body, query)?;
             match target.verb {
                 Verb::Delete => Ok(delete::delete(shared, target, &order).await?),

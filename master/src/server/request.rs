@@ -9,7 +9,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    Shared,
+    Shared, absent,
     answer::{self, Fault, Response},
     backup, discovery,
     identity::{self, Caller},
@@ -52,7 +52,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, incoming: Incoming) -> Response 
     let (route, query) = match routed(&shared, &incoming) {
         Ok(found) => found,
         Err(refusal) => {
-            let response = refusal.answer(edition);
+            let response = refusal.answer(edition, &incoming.path);
             shared.metrics.answered("other", "", response.status().as_u16(), started.elapsed());
             return response;
         }
@@ -68,14 +68,14 @@ pub(crate) async fn handle(shared: Arc<Shared>, incoming: Incoming) -> Response 
     let answered = AssertUnwindSafe(tokio::time::timeout(shared.limits.answer_time, answered)).catch_unwind().await;
     let response = match answered {
         Ok(Ok(Ok(response))) => with_health(&shared, response),
-        Ok(Ok(Err(fault))) => Refusal::Fault(fault).answer(edition),
+        Ok(Ok(Err(fault))) => Refusal::Fault(fault).answer(edition, &path),
         Ok(Err(_late)) => {
             let message = format!("{method} {path} took longer than {} s", shared.limits.answer_time.as_secs_f32());
-            Refusal::Fault(ApiError::new(Reason::Timeout, message).into()).answer(edition)
+            Refusal::Fault(ApiError::new(Reason::Timeout, message).into()).answer(edition, &path)
         }
         Err(_panic) => {
             tracing::error!(%method, path, "a request handler panicked");
-            Refusal::Fault(ApiError::internal("the request could not be handled").into()).answer(edition)
+            Refusal::Fault(ApiError::internal("the request could not be handled").into()).answer(edition, &path)
         }
     };
     shared.metrics.answered(verb, kind, response.status().as_u16(), started.elapsed());
@@ -168,7 +168,7 @@ enum Refusal {
 }
 
 impl Refusal {
-    fn answer(&self, edition: Edition) -> Response {
+    fn answer(&self, edition: Edition, path: &str) -> Response {
         match (self, edition) {
             // Paths outside the APIs, and those of 2014, answer in plain text.
             (Refusal::Unroutable(Unroutable::NotFound(None | Some(Edition::V1beta1))), _) => {
@@ -177,7 +177,7 @@ impl Refusal {
             (Refusal::Unroutable(Unroutable::Method(None | Some(Edition::V1beta1))), _) => {
                 answer::text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed")
             }
-            (Refusal::Unroutable(Unroutable::NotFound(_)), _) => answer::fault(&answer::no_such_path()),
+            (Refusal::Unroutable(Unroutable::NotFound(_)), _) => answer::fault(&absent::refusal(path).into()),
             (Refusal::Unroutable(Unroutable::Method(_)), _) => answer::fault(&answer::no_such_method()),
             (Refusal::Fault(fault), Edition::V1) => answer::fault(fault),
             (Refusal::Fault(fault), Edition::V1beta1) => legacy::fault(fault),

@@ -151,6 +151,7 @@ pub(crate) fn parse(method: &Method, path: &str, query: &Query) -> Result<Route,
         ["api" | "apis", "v1beta1"] => get(Route::Resources(Edition::V1beta1)),
         ["api", "v1", rest @ ..] => current(method, rest, query).map(Route::Objects),
         ["api", "v1beta1", rest @ ..] => legacy(method, rest, query).map(Route::Objects),
+        ["apis", ..] => Err(Unroutable::NotFound(Some(Edition::V1))),
         _ => Err(Unroutable::NotFound(None)),
     }
 }
@@ -187,6 +188,10 @@ fn current(method: &Method, words: &[&str], query: &Query) -> Result<Target, Unr
     }
     let watched = watched || query.flag("watch") && sub.is_none();
     let verb = verb_of(method, kind, name.is_some(), sub, watched).ok_or(Unroutable::Method(Some(Edition::V1)))?;
+    // A path that lost its namespace or name on the way must not empty the cluster.
+    if verb == Verb::DeleteCollection && (!kind.delete_collection || kind.namespaced && namespace.is_none()) {
+        return Err(Unroutable::Method(Some(Edition::V1)));
+    }
     Ok(Target { edition: Edition::V1, verb, kind, namespace, name: name.map(str::to_owned), sub })
 }
 
@@ -321,6 +326,9 @@ mod tests {
         check("GET", "/api/v1/namespaces/a/bindings", "Method(Some(V1))");
         check("DELETE", "/api/v1/namespaces/a/pods/x/status", "Method(Some(V1))");
         check("OPTIONS", "/api/v1/pods", "Method(Some(V1))");
+        check("DELETE", "/api/v1/pods", "Method(Some(V1))");
+        check("DELETE", "/api/v1/namespaces", "Method(Some(V1))");
+        check("DELETE", "/api/v1/nodes", "V1 deletecollection nodes */*");
         check("POST", "/healthz", "Method(None)");
     }
 

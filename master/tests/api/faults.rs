@@ -77,7 +77,15 @@ async fn requests_that_contradict_themselves_are_refused() {
     namesake["metadata"]["resourceVersion"] = "x".into();
     master.put(&format!("{PODS}/a"), &namesake).await.refused(400, "'x'");
     master.post(&format!("{PODS}?dryRun=Some"), &pod("b")).await.refused(400, "dryRun");
-    master.get("/api/v1/bogus").await.refused(404, "could not find the requested resource");
+    master.get("/api/v1/bogus").await.refused(404, "could not find the requested resource: bogus are not served");
+    master.get("/apis/apps/v1/deployments").await.refused(404, "the group apps is not served");
+    master.get(&format!("{PODS}/a/portforward")).await.refused(404, "pods have no portforward here: use");
+    for all in ["/api/v1/pods", "/api/v1/namespaces"] {
+        master.delete(all).await.refused(405, "does not allow this method");
+    }
+    let media = [("content-type", "application/vnd.kubernetes.protobuf")];
+    master.send("DELETE", &format!("{PODS}/a"), &media, "k8s\0").await.refused(415, "not supported");
+    master.get(&format!("{PODS}/a")).await.expect(200);
     master.put(PODS, &pod("a")).await.refused(405, "does not allow this method");
     assert_eq!(master.get("/bogus").await.expect(404).text(), "404: Page Not Found");
     master.get(&format!("{PODS}?labelSelector=%ff")).await.refused(400, "UTF-8");
