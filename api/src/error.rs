@@ -1,6 +1,6 @@
 //! The error of the API: a Kubernetes `Status` with reason, code and the fields at fault.
 //!
-//! Message texts follow spec §1.6, so that old and new clients print the same sentence.
+//! Message texts follow spec §1.6; the master tells callers of `v1` the names of today.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusCause, StatusDetails};
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,7 @@
 //! Responses: the one place where results and errors become HTTP.
 
 use bytes::Bytes;
-use coracle_api::{ApiError, error::Reason};
+use coracle_api::{ApiError, error::Reason, kinds::KINDS};
 use futures_util::Stream;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
@@ -66,9 +66,20 @@ where
 
 /// A `v1` Status of a failure.
 pub(crate) fn fault(fault: &Fault) -> Response {
-    let mut status = fault.error.to_status();
+    let mut status = in_words_of_today(&fault.error).to_status();
     status.code = Some(i32::from(fault.code));
     with_retry(value(code_of(fault.code), &status), &fault.error)
+}
+
+/// Names the object as Kubernetes does now: by its resource, `pods "x" not found`, but by its kind where fields are at
+/// fault, `Pod "x" is invalid`.
+fn in_words_of_today(error: &ApiError) -> ApiError {
+    let named = |name: &str| KINDS.iter().find(|kind| kind.error_name == name);
+    let Some(kind) = error.kind.as_deref().and_then(named) else { return error.clone() };
+    let word = if error.reason == Reason::Invalid { kind.kind } else { kind.plural };
+    let rest = error.message.strip_prefix(kind.error_name).filter(|rest| rest.starts_with(" \""));
+    let message = rest.map_or_else(|| error.message.clone(), |rest| format!("{word}{rest}"));
+    ApiError { message, kind: Some(word.to_owned()), ..error.clone() }
 }
 
 /// Adds `Retry-After` where the error knows a time.
@@ -133,6 +144,24 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_name_objects_as_clients_of_today_know_them() {
+        let told = |error: ApiError| {
+            let error = in_words_of_today(&error);
+            (error.message, error.kind.unwrap_or_default())
+        };
+        let check = |error, message: &str, kind: &str| assert_eq!(told(error), (message.to_owned(), kind.to_owned()));
+        check(ApiError::not_found("minion", "n1"), "nodes \"n1\" not found", "nodes");
+        check(
+            ApiError::already_exists("replicationController", "web"),
+            "replicationcontrollers \"web\" already exists",
+            "replicationcontrollers",
+        );
+        check(ApiError::invalid("pod", "a", Vec::new()), "Pod \"a\" is invalid: ", "Pod");
+        check(ApiError::bad_request("pods are many").about("pod", "a"), "pods are many", "pods");
+        check(ApiError::not_found("scale", "web"), "scale \"web\" not found", "scale");
+    }
 
     #[test]
     fn warnings_are_quoted_and_never_break_the_header() {

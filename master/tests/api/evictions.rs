@@ -50,7 +50,7 @@ async fn a_pod_of_a_controller_is_marked_and_others_are_deleted_or_moved() {
     let moved = pods.get("moves").await.unwrap();
     assert_eq!(moved.spec.and_then(|s| s.node_name), None);
 
-    evict("nope", &eviction("nope", json!({}))).await.refused(404, "pod \"nope\" not found");
+    evict("nope", &eviction("nope", json!({}))).await.refused(404, "pods \"nope\" not found");
     let mut stale = eviction("owned", json!({}));
     stale["deleteOptions"] = json!({"preconditions": {"uid": "another"}});
     evict("owned", &stale).await.refused(409, "uid is");

@@ -57,7 +57,7 @@ async fn answers_have_the_codes_and_bodies_of_kubernetes() {
     assert_eq!((&list["kind"], &list["items"][0]["metadata"]["name"]), (&json!("PodList"), &json!("a")));
     let deleted = master.delete(&format!("{PODS}/a")).await.expect(200).json();
     assert_eq!((&deleted["kind"], &deleted["status"]), (&json!("Status"), &json!("Success")));
-    master.get(&format!("{PODS}/a")).await.refused(404, "pod \"a\" not found");
+    master.get(&format!("{PODS}/a")).await.refused(404, "pods \"a\" not found");
     let head = master.send("HEAD", PODS, &[], "").await.expect(200);
     assert!(head.body.is_empty());
 }
@@ -269,7 +269,7 @@ async fn a_binding_is_given_once() {
     let bind = |pod: &str, node: &str| json!({"metadata": {"name": pod}, "target": {"kind": "Node", "name": node}});
     let bindings = "/api/v1/namespaces/default/bindings";
     master.post(bindings, &bind("a", "n1")).await.refused(409, "already assigned to host n1");
-    master.post(bindings, &bind("zz", "n1")).await.refused(404, "pod \"zz\" not found");
+    master.post(bindings, &bind("zz", "n1")).await.refused(404, "pods \"zz\" not found");
     master.post(PODS, &pod("b")).await.expect(201);
     master.post(bindings, &bind("b", "bogus")).await.refused(404, "\"bogus\" not found");
     master.post(bindings, &bind("b", "")).await.refused(422, "target.name");

@@ -106,7 +106,7 @@ async fn a_log_comes_through_the_tunnel() {
     master.get(&format!("{path}?container=zz")).await.refused(400, "container zz is not valid");
     master.post(PODS, &pod("b")).await.expect(201);
     master.get(&format!("{PODS}/b/log")).await.refused(400, "does not have a host assigned");
-    master.get(&format!("{PODS}/zz/log")).await.refused(404, "pod \"zz\" not found");
+    master.get(&format!("{PODS}/zz/log")).await.refused(404, "pods \"zz\" not found");
 }
 
 /// The master notices a new tunnel when it has read its first bytes.
