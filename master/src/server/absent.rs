@@ -2,6 +2,8 @@
 
 use coracle_api::{ApiError, Kind, error::Reason, kinds::KINDS};
 
+use super::slices;
+
 /// The sentence that clients know; ours goes on.
 const UNKNOWN: &str = "the server could not find the requested resource";
 
@@ -17,6 +19,7 @@ const INSTEAD: [(&str, &str); 4] = [
 pub(crate) fn refusal(path: &str) -> ApiError {
     let words: Vec<&str> = path.split('/').filter(|word| !word.is_empty()).collect();
     let why = match words.as_slice() {
+        ["apis", slices::GROUP, ..] => format!("the group has {} of v1 only", slices::PLURAL),
         ["apis", group, ..] => format!("the group {group} is not served; {}", served()),
         ["api", "v1", "namespaces", _, rest @ ..] if !rest.is_empty() => of_kind(rest),
         ["api", "v1", rest @ ..] => of_kind(rest),

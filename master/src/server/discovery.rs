@@ -11,7 +11,7 @@ use super::{
     Shared,
     answer::{self, Response},
     router::Edition,
-    upgrade,
+    slices, upgrade,
 };
 
 /// The Kubernetes release whose `v1` API this is, as `k8s-openapi` publishes it.
@@ -59,12 +59,30 @@ pub(crate) fn versions(headers: &HeaderMap) -> Response {
     answer::value(StatusCode::OK, &page)
 }
 
-/// `/apis`: all kinds are in the group without a name.
+/// `/apis`: all stored kinds are in the group without a name.
 pub(crate) fn groups(headers: &HeaderMap) -> Response {
     match wants_everything(headers) {
-        Some(version) => everything(version, json!([])),
-        None => answer::value(StatusCode::OK, &json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": [] })),
+        Some(version) => everything(version, json!([slices::discovered()])),
+        None => {
+            let page = json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": [slices_group()] });
+            answer::value(StatusCode::OK, &page)
+        }
     }
+}
+
+/// `/apis/discovery.k8s.io`
+pub(crate) fn slices_group() -> Value {
+    let version = json!({ "groupVersion": format!("{}/v1", slices::GROUP), "version": "v1" });
+    json!({ "kind": "APIGroup", "apiVersion": "v1", "name": slices::GROUP, "versions": [version],
+        "preferredVersion": version })
+}
+
+/// `/apis/discovery.k8s.io/v1`
+pub(crate) fn slices_resources() -> Response {
+    let group_version = format!("{}/v1", slices::GROUP);
+    let page = json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version,
+        "resources": [slices::row()] });
+    answer::value(StatusCode::OK, &page)
 }
 
 /// Versions of the list of everything, best first, and how it is asked for and answered.

@@ -30,6 +30,7 @@ mod request;
 mod router;
 mod scale;
 mod schedule;
+mod slices;
 mod strategic;
 mod table;
 mod tunnel;

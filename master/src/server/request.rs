@@ -18,7 +18,7 @@ use super::{
     nodes, objects,
     query::Query,
     router::{self, Edition, Route, Target, Unroutable},
-    schedule, tunnel,
+    schedule, slices, tunnel,
 };
 use crate::store::Health;
 
@@ -133,6 +133,9 @@ async fn dispatch(shared: &Arc<Shared>, route: Route, request: Request) -> Resul
         Route::Versions => discovery::versions(&request.headers),
         Route::Groups => discovery::groups(&request.headers),
         Route::Resources(edition) => discovery::resources(edition),
+        Route::SlicesGroup => answer::value(StatusCode::OK, &discovery::slices_group()),
+        Route::SlicesResources => discovery::slices_resources(),
+        Route::Slices(asked) => slices::answer(shared, &asked, &request.query)?,
         Route::Schemas => discovery::schemas(),
         Route::Schema => discovery::schema(),
     })
@@ -153,6 +156,7 @@ fn labels(route: &Route) -> (&'static str, &'static str) {
         Route::Tunnel(_) => ("tunnel", ""),
         Route::Backup => ("backup", ""),
         Route::Schedule => ("schedule", ""),
+        Route::Slices(_) => ("get", slices::PLURAL),
         _ => ("page", ""),
     }
 }

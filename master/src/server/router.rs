@@ -6,7 +6,10 @@
 use coracle_api::{Kind, kinds::Subresource};
 use http::Method;
 
-use super::query::{Query, decode};
+use super::{
+    query::{Query, decode},
+    slices,
+};
 
 /// The API version of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +94,11 @@ pub(crate) enum Route {
     Groups,
     /// `/api/v1` and `/api/v1beta1`
     Resources(Edition),
+    /// `/apis/discovery.k8s.io`
+    SlicesGroup,
+    /// `/apis/discovery.k8s.io/v1`
+    SlicesResources,
+    Slices(slices::Asked),
     /// `/openapi/v3`
     Schemas,
     /// `/openapi/v3/api/v1`
@@ -151,8 +159,31 @@ pub(crate) fn parse(method: &Method, path: &str, query: &Query) -> Result<Route,
         ["api" | "apis", "v1beta1"] => get(Route::Resources(Edition::V1beta1)),
         ["api", "v1", rest @ ..] => current(method, rest, query).map(Route::Objects),
         ["api", "v1beta1", rest @ ..] => legacy(method, rest, query).map(Route::Objects),
+        ["apis", slices::GROUP] => get(Route::SlicesGroup),
+        ["apis", slices::GROUP, "v1"] => get(Route::SlicesResources),
+        ["apis", slices::GROUP, "v1", rest @ ..] => match slices_at(rest) {
+            // They can be listed and read.
+            Some(asked) if *method == Method::GET && !query.flag("watch") => Ok(Route::Slices(asked)),
+            Some(_) => Err(Unroutable::Method(Some(Edition::V1))),
+            None => Err(Unroutable::NotFound(Some(Edition::V1))),
+        },
         ["apis", ..] => Err(Unroutable::NotFound(Some(Edition::V1))),
         _ => Err(Unroutable::NotFound(None)),
+    }
+}
+
+/// `[namespaces/NS/]endpointslices[/NAME]`
+fn slices_at(words: &[&str]) -> Option<slices::Asked> {
+    let (namespace, words) = match words {
+        ["namespaces", namespace, rest @ ..] => (Some((*namespace).to_owned()), rest),
+        all => (None, all),
+    };
+    match words {
+        [slices::PLURAL] => Some(slices::Asked { namespace, name: None }),
+        [slices::PLURAL, name] if namespace.is_some() => {
+            Some(slices::Asked { namespace, name: Some((*name).to_owned()) })
+        }
+        _ => None,
     }
 }
 

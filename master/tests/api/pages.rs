@@ -12,7 +12,8 @@ async fn clients_find_out_what_there_is() {
     let master = Master::start().await;
     let api = master.get("/api").await.expect(200).json();
     assert_eq!((&api["kind"], &api["versions"]), (&json!("APIVersions"), &json!(["v1", "v1beta1"])));
-    assert_eq!(master.get("/apis").await.expect(200).json()["groups"], json!([]));
+    let groups = master.get("/apis").await.expect(200).json()["groups"].clone();
+    assert_eq!((&groups[0]["name"], groups.as_array().unwrap().len()), (&json!("discovery.k8s.io"), 1));
     let list = master.get("/api/v1").await.expect(200).json();
     let resources = list["resources"].as_array().unwrap();
     let find = |name: &str| resources.iter().find(|r| r["name"] == name).unwrap_or_else(|| panic!("no {name}"));
@@ -27,7 +28,11 @@ async fn clients_find_out_what_there_is() {
     assert_eq!(all.headers["content-type"], media);
     let versions = all.json()["items"][0]["versions"].clone();
     assert_eq!((versions.as_array().unwrap().len(), &versions[0]["version"]), (1, &json!("v1")));
-    assert_eq!(master.send("GET", "/apis", &[("accept", &accept)], "").await.expect(200).json()["items"], json!([]));
+    let others = master.send("GET", "/apis", &[("accept", &accept)], "").await.expect(200).json();
+    assert_eq!(others["items"][0]["versions"][0]["resources"][0]["resource"], "endpointslices");
+    assert_eq!(master.get("/apis/discovery.k8s.io").await.expect(200).json()["preferredVersion"]["version"], "v1");
+    let resources = master.get("/apis/discovery.k8s.io/v1").await.expect(200).json();
+    assert_eq!(resources["resources"][0]["verbs"], json!(["get", "list"]));
     let version = master.get("/version").await.expect(200).json();
     assert_eq!(version["major"], "1");
     assert!(version["gitVersion"].as_str().unwrap().contains("coracle"));
@@ -37,6 +42,54 @@ async fn clients_find_out_what_there_is() {
         assert_eq!(master.get(page).await.expect(200).text(), "ok");
     }
     assert!(master.get("/").await.expect(200).text().contains("Welcome"));
+}
+
+#[tokio::test]
+async fn endpoints_are_read_as_slices_too() {
+    let master = Master::start().await;
+    let endpoints = json!({"metadata": {"name": "web", "labels": {"tier": "front"}}, "subsets": [
+        {"addresses": [{"ip": "10.244.0.2", "nodeName": "n1", "targetRef": {"kind": "Pod", "name": "web-1"}}],
+         "notReadyAddresses": [{"ip": "10.244.0.3"}], "ports": [{"name": "http", "port": 8080}, {"name": "dns", "port": 53, "protocol": "UDP"}]},
+        {"addresses": [{"ip": "10.244.0.4"}], "ports": [{"port": 8081}]}]});
+    master.post("/api/v1/namespaces/default/endpoints", &endpoints).await.expect(201);
+    master
+        .post(
+            "/api/v1/namespaces/default/endpoints",
+            &json!({"metadata": {"name": "other"}, "subsets": [
+        {"addresses": [{"ip": "10.244.0.9"}], "ports": [{"port": 1}]}]}),
+        )
+        .await
+        .expect(201);
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    // As kubectl describe service asks.
+    let list =
+        master.get(&format!("{slices}?labelSelector=kubernetes.io%2Fservice-name%3Dweb")).await.expect(200).json();
+    assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("EndpointSliceList"), &json!("discovery.k8s.io/v1")));
+    let names: Vec<_> = list["items"].as_array().unwrap().iter().map(|s| s["metadata"]["name"].clone()).collect();
+    assert_eq!(names, ["web", "web-2"]);
+    let slice = master.get(&format!("{slices}/web")).await.expect(200).json();
+    assert_eq!(slice, list["items"][0]);
+    assert_eq!((&slice["kind"], &slice["addressType"]), (&json!("EndpointSlice"), &json!("IPv4")));
+    assert_eq!(slice["metadata"]["labels"]["tier"], "front");
+    let ready = |at: usize| slice["endpoints"][at]["conditions"]["ready"].as_bool();
+    assert_eq!((ready(0), ready(1)), (Some(true), Some(false)));
+    assert_eq!(slice["endpoints"][0]["targetRef"]["name"], "web-1");
+    assert_eq!(list["items"][1]["ports"][0], json!({"name": "", "port": 8081, "protocol": "TCP"}));
+    assert_eq!(slice["ports"][1], json!({"name": "dns", "port": 53, "protocol": "UDP"}));
+
+    let count = async |query: &str| {
+        let list = master.get(&format!("/apis/discovery.k8s.io/v1/endpointslices{query}")).await.expect(200).json();
+        list["items"].as_array().unwrap().len()
+    };
+    assert_eq!((count("").await, count("?fieldSelector=metadata.name%3Dother").await), (3, 1));
+    master.get(&format!("{slices}/web-3")).await.refused(404, "endpointslices \"web-3\" not found");
+    master.get(&format!("{slices}?fieldSelector=a%3Db")).await.refused(400, "metadata.name");
+    master.get(&format!("{slices}?watch=true")).await.refused(405, "does not allow this method");
+    master.delete(&format!("{slices}/web")).await.refused(405, "does not allow this method");
+    master
+        .get("/apis/discovery.k8s.io/v1beta1/endpointslices")
+        .await
+        .refused(404, "the group has endpointslices of v1");
 }
 
 #[tokio::test]
