@@ -42,6 +42,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 
+pub use self::sticky::Remembered;
 use self::sticky::Sticky;
 use super::table::{Delta, Forward, Frontend, Portal, Protocol, Table, backends as of_side, diff};
 
@@ -201,12 +202,17 @@ impl Ruleset {
     }
 
     /// Replaces our table, whatever is in it, in one transaction. Established connections go on:
-    /// their translation is in the connection's own record.
-    pub fn full(&mut self, table: &Table) -> String {
+    /// their translation is in the connection's own record. So do affinities that are remembered.
+    pub fn full(&mut self, table: &Table, remembered: &Remembered) -> String {
         *self = Self::new(self.frame.clone());
-        let mut s = Script::new(&self.frame.table);
-        self.frame.base(&mut s);
-        s.text + &self.update(&diff(&Table::default(), table)).concat()
+        let mut base = Script::new(&self.frame.table);
+        self.frame.base(&mut base);
+        let all = diff(&Table::default(), table);
+        let mut reminder = Script::new(&self.frame.table);
+        let sticky = all.portals.iter().filter_map(|(portal, change)| Sticky::of(portal, change));
+        sticky.for_each(|sticky| sticky.remind(remembered, &mut reminder));
+        let (base, reminder) = (base.text, reminder.text);
+        base + &self.update(&all).concat() + &reminder
     }
 
     /// Carries one table over into the next: the transactions to run, in this order.

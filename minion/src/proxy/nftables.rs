@@ -7,7 +7,7 @@ use tokio::{io::AsyncWriteExt, process::Command, time::Instant};
 use super::{
     ProxyConfig, ProxyError, conntrack,
     driver::DataPlane,
-    nft::{self, Frame, Masquerade, Refusal, Ruleset},
+    nft::{self, Frame, Masquerade, Refusal, Remembered, Ruleset},
     table::{Backends, Delta, Forward, Frontend, Portal, Protocol, Stale, Table},
     userspace,
 };
@@ -86,6 +86,22 @@ impl Nftables {
         }
     }
 
+    /// Whom the backends remember, where the table asks for it. A client that comes between this and the load may be
+    /// forgotten.
+    async fn remembered(&self, table: &Table) -> Remembered {
+        if table.portals().values().all(|forward| forward.sticky.is_none()) {
+            return Remembered::default();
+        }
+        let name = &self.ruleset.frame.table;
+        match run("a look at who is remembered", &["list", "sets", "table", "ip", name], "", |_| {}).await {
+            Ok(listing) => Remembered::read(name, &listing),
+            Err(error) => {
+                tracing::debug!(%error, "nobody is remembered");
+                Remembered::default()
+            }
+        }
+    }
+
     async fn heard(monitor: &mut Option<Monitor>) -> Heard {
         let Some(open) = monitor else { return std::future::pending().await };
         match open.next().await {
@@ -112,7 +128,8 @@ impl DataPlane for Nftables {
         self.monitor = None;
         self.listen();
         self.ruleset.frame.masquerade = masquerade_now();
-        let script = self.ruleset.full(table);
+        let remembered = self.remembered(table).await;
+        let script = self.ruleset.full(table, &remembered);
         self.transaction("the full table", &script).await
     }
 
@@ -182,7 +199,7 @@ pub(super) async fn probe(config: &ProxyConfig) -> Result<(), ProxyError> {
         (portal(Frontend::Service(config.service_cidr.addr()), 1), Forward::to(backends)),
         (portal(Frontend::Node, 1), sticky),
     ];
-    let script = ruleset.full(&Table::from(BTreeMap::from(portals))) + &nft::remove(&table);
+    let script = ruleset.full(&Table::from(BTreeMap::from(portals)), &Remembered::default()) + &nft::remove(&table);
     run("a probe table", &["-f", "-"], &script, |_| {}).await.map(drop)
 }
 

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use coracle_minion::proxy::ProxyMode;
+use coracle_minion::proxy::{ProxyMode, nft};
 use serde_json::json;
 
 use super::{
     master::Master,
     site::{
-        BridgeNetfilter::On, P1, P2, Site, WEB, backend_ports, blocking, clients, eventually, on_site, portal_ports,
-        sh, start_proxy,
+        BridgeNetfilter::On, P1, P2, Site, WEB, backend_ports, blocking, clients, cluster, eventually, on_site,
+        portal_ports, sh, start_proxy,
     },
 };
 
@@ -67,6 +67,25 @@ fn a_client_that_was_away_too_long_meets_any(mode: ProxyMode) {
         // No visit meanwhile: each prolongs the time.
         tokio::time::sleep(Duration::from_millis(1200)).await;
         assert_ne!(visit(&site).await, first, "20 clients meet the same again once in 2^20");
+        proxy.shutdown().await;
+    });
+}
+
+/// Rules outlive the minion, and so does what they remember. (Of the userspace plane nothing does.)
+#[test]
+fn neither_a_restart_nor_a_repair_forgets_whom_a_client_met() {
+    on_site(On, async move |site| {
+        let master = sticky(600).await;
+        let proxy = start_proxy(master.address, ProxyMode::Nftables).await;
+        let first = visit(&site).await;
+        proxy.shutdown().await;
+        let proxy = start_proxy(master.address, ProxyMode::Nftables).await;
+        assert_eq!(visit(&site).await, first, "20 clients meet the same again by chance once in 2^20");
+        let table = nft::table_name(&cluster());
+        site.nft("h", &format!("flush chain ip {table} output"));
+        let whole = || site.nft("h", &format!("list chain ip {table} output")).contains("jump find");
+        eventually("the rules are there again", async || whole()).await;
+        assert_eq!(visit(&site).await, first);
         proxy.shutdown().await;
     });
 }

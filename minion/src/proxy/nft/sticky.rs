@@ -1,6 +1,9 @@
 //! Session affinity: the one thing that nftables can't keep in elements of maps alone.
 
-use std::net::SocketAddrV4;
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddrV4},
+};
 
 use super::{Script, choice, name};
 use crate::proxy::table::{Forward, Portal};
@@ -35,6 +38,13 @@ impl<'a> Sticky<'a> {
 
     fn to(&self, backend: &SocketAddrV4) -> String {
         format!("to-{}-{}-{}", name(self.portal), backend.ip(), backend.port())
+    }
+
+    /// Has the backends of the new state remember whom they remembered.
+    pub(super) fn remind(&self, remembered: &Remembered, s: &mut Script) {
+        for set in self.new.iter().flat_map(|new| new.backends.iter()).map(|backend| self.held(backend)) {
+            s.elements("add", &set, remembered.0.get(&set).map_or(&[], Vec::as_slice));
+        }
     }
 
     /// Makes what the new state needs. Clients keep their backends as long as these stay.
@@ -87,6 +97,82 @@ impl<'a> Sticky<'a> {
         for backend in old.backends.iter().filter(|backend| !kept(backend)) {
             s.delete("chain", &self.to(backend));
             s.delete("set", &self.held(backend));
+        }
+    }
+}
+
+/// Who is remembered: the elements of each backend's set, as nft takes them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Remembered(BTreeMap<String, Vec<String>>);
+
+impl Remembered {
+    /// Reads what `nft list sets` says of a table. What it does not understand is forgotten.
+    pub fn read(table: &str, listing: &str) -> Self {
+        let mut all = BTreeMap::<String, Vec<String>>::new();
+        let (mut in_table, mut set, mut open) = (false, None, false);
+        for line in listing.lines().map(str::trim) {
+            let opened = |what: &str| line.strip_prefix(what)?.strip_suffix(" {");
+            if let Some(name) = opened("table ip ") {
+                (in_table, set, open) = (name == table, None, false);
+            } else if let Some(name) = opened("set ") {
+                (set, open) = (Some(name).filter(|name| in_table && name.starts_with("held-")), false);
+            } else if let Some(set) = set {
+                let first = line.strip_prefix("elements = {");
+                if first.is_some() || open {
+                    let elements = first.unwrap_or(line);
+                    open = !elements.ends_with('}');
+                    let read = elements.trim_end_matches('}').split(',').filter_map(element);
+                    all.entry(set.to_owned()).or_default().extend(read);
+                }
+            }
+        }
+        Self(all)
+    }
+}
+
+/// An element as it is listed, `10.244.0.7 timeout 3h expires 2h59m58s944ms`, as one to add. `None` for what is about to go.
+fn element(listed: &str) -> Option<String> {
+    let words: Vec<&str> = listed.split_whitespace().collect();
+    let [client, "timeout", timeout, "expires", left] = words.as_slice() else { return None };
+    let client: Ipv4Addr = client.parse().ok()?;
+    let is_time = |text: &str| {
+        text.starts_with(|c: char| ('1'..='9').contains(&c))
+            && text.chars().all(|c| c.is_ascii_digit() || "dhms".contains(c))
+    };
+    // Whole seconds are enough.
+    let left = match left.strip_suffix("ms") {
+        Some(rest) => rest.trim_end_matches(|c: char| c.is_ascii_digit()),
+        None => left,
+    };
+    (is_time(timeout) && is_time(left)).then(|| format!("{client} timeout {timeout} expires {left}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nft_lists_is_read_as_what_it_takes() {
+        // As version 1.0.6 writes it.
+        let listing = "table ip nat {\n}\ntable ip coracle-1 {\n\tset loops {\n\t\ttype ipv4_addr . ipv4_addr\n\
+            \t\telements = { 10.244.0.2 . 10.244.0.2 }\n\t}\n\tset held-a {\n\t\ttype ipv4_addr\n\t\tsize 65535\n\
+            \t\tflags dynamic,timeout\n\t\telements = { 10.1.1.1 timeout 10m expires 9m59s992ms, 10.1.1.2 timeout 3h expires 5m,\n\
+            \t\t\t     10.1.1.4 timeout 3h expires 936ms, 10.1.1.5 timeout 1s expires 0s,\n\
+            \t\t\t     10.1.1.6 timeout 1d expires 23h }\n\t}\n\tset held-b {\n\t\ttype ipv4_addr\n\t}\n}\n\
+            table ip coracle-2 {\n\tset held-a {\n\t\telements = { 10.1.1.9 timeout 1m expires 59s }\n\t}\n}\n";
+        let expected =
+            ["10.1.1.1 timeout 10m expires 9m59s", "10.1.1.2 timeout 3h expires 5m", "10.1.1.6 timeout 1d expires 23h"];
+        let all = Remembered::read("coracle-1", listing);
+        assert_eq!(all, Remembered(BTreeMap::from([("held-a".into(), expected.map(str::to_owned).into())])));
+        assert_eq!(Remembered::read("coracle-3", listing), Remembered::default());
+        for odd in [
+            "",
+            "10.1.1.1",
+            "x timeout 1m expires 1s",
+            "10.1.1.1 timeout 1m; expires 1s",
+            "10.1.1.1 timeout expires 1s",
+        ] {
+            assert_eq!(element(odd), None, "{odd}");
         }
     }
 }

@@ -175,18 +175,18 @@ impl<'a> Walk<'a> {
 
 fn loaded(table: &Table) -> Kernel {
     let mut kernel = Kernel::default();
-    kernel.run(&Ruleset::new(frame()).full(table));
+    kernel.run(&Ruleset::new(frame()).full(table, &Remembered::default()));
     kernel
 }
 
 fn full(frame: Frame, table: &Table) -> String {
-    Ruleset::new(frame).full(table)
+    Ruleset::new(frame).full(table, &Remembered::default())
 }
 
 /// The transactions of a change, and what goes with the next.
 fn updated(from: &Table, to: &Table) -> (Vec<String>, String) {
     let mut ruleset = Ruleset::new(frame());
-    ruleset.full(from);
+    ruleset.full(from, &Remembered::default());
     (ruleset.update(&diff(from, to)), ruleset.leftovers)
 }
 
@@ -300,7 +300,7 @@ proptest! {
     fn deltas_one_by_one_make_what_a_full_load_makes(tables in prop::collection::vec(table(), 1..8)) {
         let (mut kernel, mut ruleset) = (Kernel::default(), Ruleset::new(frame()));
         let mut held = Table::default();
-        kernel.run(&ruleset.full(&held));
+        kernel.run(&ruleset.full(&held, &Remembered::default()));
         for next in tables {
             ruleset.update(&diff(&held, &next)).iter().for_each(|script| kernel.run(script));
             held = next;
@@ -313,7 +313,7 @@ proptest! {
     #[test]
     fn a_packet_on_its_way_during_a_change_reaches_a_backend(tables in prop::collection::vec(table(), 2..4)) {
         let (mut ruleset, mut kernel) = (Ruleset::new(frame()), Kernel::default());
-        kernel.run(&ruleset.full(&tables[0]));
+        kernel.run(&ruleset.full(&tables[0], &Remembered::default()));
         for pair in tables.windows(2) {
             let [before, after] = pair else { unreachable!() };
             for script in ruleset.update(&diff(before, after)) {
