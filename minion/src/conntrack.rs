@@ -183,9 +183,8 @@ fn side(tuple: &[u8], ip: u16, port: u16) -> Option<SocketAddrV4> {
 
 #[cfg(test)]
 mod tests {
-    use nix::sched::{CloneFlags, unshare};
-
     use super::*;
+    use crate::nfnetlink::testing::alone;
 
     /// `CTA_TIMEOUT`
     const TIMEOUT: u16 = 7;
@@ -242,16 +241,6 @@ mod tests {
         async fn answered_by(&self, backend: ([u8; 4], u16)) -> Vec<Name> {
             self.find(|flow| flow.answering == address(backend)).await.unwrap()
         }
-    }
-
-    /// Runs `body` in a network namespace of its own, which ends with it.
-    fn alone<F: Future<Output = ()>>(body: impl FnOnce() -> F + Send + 'static) {
-        let thread = std::thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(body());
-        });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     }
 
     /// The kernel gives the two one id where the second lies in memory where the first was, as it mostly does.

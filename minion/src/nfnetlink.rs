@@ -18,6 +18,12 @@ const ATTRIBUTE_FLAGS: u16 = 0xc000;
 const NESTED: u16 = 0x8000;
 /// IPv4.
 const FAMILY: u8 = 2;
+/// `NLM_F_REQUEST`
+const REQUEST: u16 = 1;
+/// `NFNL_MSG_BATCH_BEGIN`
+const BATCH_BEGIN: u16 = 16;
+/// `NFNL_MSG_BATCH_END`
+const BATCH_END: u16 = 17;
 
 /// One message of a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +83,17 @@ pub(crate) fn request(kind: u16, flags: u16, attributes: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Messages to a subsystem that take effect together or not at all.
+pub(crate) fn batch(subsystem: u16, messages: &[Vec<u8>]) -> Vec<u8> {
+    let mark = |kind| {
+        let mut mark = request(kind, REQUEST, &[]);
+        mark[HEADER_BASE] = 0;
+        mark[HEADER - 2..].copy_from_slice(&subsystem.to_be_bytes());
+        mark
+    };
+    [mark(BATCH_BEGIN), messages.concat(), mark(BATCH_END)].concat()
+}
+
 /// Adds an attribute. `value` is short: what a message of the kernel held.
 pub(crate) fn put(attributes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     attributes.extend_from_slice(&((ATTRIBUTE_HEADER + value.len()) as u16).to_ne_bytes());
@@ -96,6 +113,25 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! A kernel's tables for one test.
+
+    use std::future::Future;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    /// Runs `body` in a network namespace of its own, which ends with it. Needs root.
+    pub(crate) fn alone<F: Future<Output = ()>>(body: impl FnOnce() -> F + Send + 'static) {
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(body());
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,12 @@
-//! Notices that someone else changed an nftables table, the proxy's or one that the network's filter
-//! is in: the kernel announces every change of the ruleset to a netlink group.
-//!
-//! Costs nothing while nobody changes a ruleset.
+//! nftables' tables in the kernel. Notices that someone else changed one, the proxy's or one that the
+//! network's filter is in: the kernel announces every change of the ruleset to a netlink group, which
+//! costs nothing while nobody changes any. And removes one, also where the tool that made it has gone.
 
-use std::{collections::VecDeque, io};
+use std::{collections::VecDeque, io, time::Duration};
 
-use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, TokioSocket, protocols::NETLINK_NETFILTER};
+use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_NETFILTER};
 
-use crate::nfnetlink::{attribute, messages};
+use crate::nfnetlink::{attribute, batch, messages, put, request};
 
 /// `NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`.
 const GROUP: u32 = 7;
@@ -22,6 +21,48 @@ const BUFFER_BYTES: u32 = 4 << 20;
 /// Own processes remembered: more than can have announcements waiting.
 const OWN_MAX: usize = 64;
 const ENOBUFS: i32 = 105;
+/// `NFT_MSG_DELTABLE`
+const MESSAGE_DELTABLE: u16 = 2;
+/// `NLMSG_ERROR`, also an acknowledgement.
+const ERROR: u16 = 2;
+/// `NLM_F_REQUEST | NLM_F_ACK`
+const ACKNOWLEDGED: u16 = 0x5;
+/// The kernel answers at once, but a large table takes its time to go.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Removes a table of IPv4 with all that is in it. False where there is none, or no nftables. Needs root.
+pub(crate) async fn remove(table: &str) -> io::Result<bool> {
+    /// `ENOENT`; `EOPNOTSUPP`, `EPROTONOSUPPORT`.
+    const ABSENT: [i32; 3] = [2, 95, 93];
+    let change = change(MESSAGE_DELTABLE, table);
+    let changed = tokio::time::timeout(LIMIT, change).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+    match changed {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error().is_some_and(|number| ABSENT.contains(&number)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Carries out one message about a table.
+async fn change(message: u16, table: &str) -> io::Result<()> {
+    let mut attributes = Vec::new();
+    put(&mut attributes, ATTRIBUTE_TABLE, &[table.as_bytes(), &[0]].concat());
+    let change = request(SUBSYSTEM << 8 | message, ACKNOWLEDGED, &attributes);
+    let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+    socket.socket_mut().bind_auto()?;
+    socket.socket_ref().connect(&SocketAddr::new(0, 0))?;
+    socket.send(&batch(SUBSYSTEM, &[change])).await?;
+    loop {
+        let (datagram, _) = socket.recv_from_full().await?;
+        let answer = messages(&datagram).find(|message| message.kind == ERROR);
+        match answer.map(|answer| answer.error()) {
+            Some(Some(0)) => return Ok(()),
+            Some(Some(number)) => return Err(io::Error::from_raw_os_error(-number)),
+            Some(None) => return Err(io::ErrorKind::InvalidData.into()),
+            None => {}
+        }
+    }
+}
 
 /// What was heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +134,20 @@ fn changes(datagram: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nfnetlink::{put, request};
+    use crate::nfnetlink::testing::alone;
+
+    #[test]
+    fn a_table_is_removed_and_one_that_is_not_there_is_no_fault() {
+        /// `NFT_MSG_NEWTABLE`
+        const NEWTABLE: u16 = 0;
+        alone(async || {
+            change(NEWTABLE, "coracle-1").await.unwrap();
+            change(NEWTABLE, "coracle-2").await.unwrap();
+            assert!(remove("coracle-1").await.unwrap());
+            assert!(!remove("coracle-1").await.unwrap(), "it is gone");
+            assert!(remove("coracle-2").await.unwrap(), "the other stayed");
+        });
+    }
 
     #[test]
     fn changes_tell_the_table_and_who_made_them() {

@@ -19,6 +19,9 @@ pub enum ProxyError {
         /// Its words, cut.
         output: String,
     },
+    /// The kernel did not remove the table.
+    #[error("removing the service table (this needs root)")]
+    Remove(#[source] std::io::Error),
     /// The portals' network namespace can't be had.
     #[error("network namespace {name} can't be used (this needs root)")]
     Namespace {

@@ -117,7 +117,8 @@ pub async fn run(config: ProxyConfig, feeds: Feeds, synced: watch::Sender<bool>,
                 if loaded.wait_for(|loaded| *loaded).await.is_ok()
                     && let Err(error) = nftables::remove(&config.cluster_id).await
                 {
-                    tracing::debug!(%error, "nothing of the kernel's data plane is removed");
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(%error, cause, "the kernel's rules of before are still there, and answer first");
                 }
             };
             let running = driver::run(Userspace::new(&config), site, feeds, synced, stop);

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     network,
-    rulesets::{Heard, Monitor},
+    rulesets::{self, Heard, Monitor},
 };
 
 /// A full load of 10,000 services takes 0.4 s; a machine under load takes its time.
@@ -208,14 +208,9 @@ pub(super) async fn works() -> bool {
     run("a look at the tables", &["list", "tables", "ip"], "", |_| {}).await.is_ok()
 }
 
-/// Removes the cluster's table.
+/// Removes the cluster's table. Not by the tool: that may have gone since the table was made.
 pub(super) async fn remove(cluster_id: &str) -> Result<(), ProxyError> {
-    let script = nft::remove(&nft::table_name(cluster_id));
-    match run("the removal of the table", &["-f", "-"], &script, |_| {}).await {
-        // Without the tool there can be no table.
-        Ok(_) | Err(ProxyError::Missing) => Ok(()),
-        Err(e) => Err(e),
-    }
+    rulesets::remove(&nft::table_name(cluster_id)).await.map(drop).map_err(ProxyError::Remove)
 }
 
 /// Bridges show their frames to netfilter unless the module is absent or switched off.
