@@ -13,6 +13,7 @@ use ipnet::Ipv4Net;
 use rtnetlink::{
     Handle, IpVersion, RouteMessageBuilder,
     packet_route::{
+        AddressFamily,
         address::{AddressAttribute, AddressMessage},
         link::{InfoBridgePort, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
         neighbour::NeighbourMessage,
@@ -97,9 +98,10 @@ pub(crate) async fn routes(handle: &Handle) -> Result<Vec<RouteMessage>, Netlink
     call("listing routes", handle.route().get(query).execute().try_collect()).await
 }
 
-/// Neighbours of all links.
-pub(crate) async fn neighbours(handle: &Handle) -> Result<Vec<NeighbourMessage>, NetlinkError> {
-    call("listing neighbours", handle.neighbours().get().execute().try_collect()).await
+/// Neighbours of all links: their addresses, or with the family `Bridge` where their frames go.
+pub(crate) async fn neighbours(handle: &Handle, family: AddressFamily) -> Result<Vec<NeighbourMessage>, NetlinkError> {
+    let request = handle.neighbours().get().set_address_family(family);
+    call("listing neighbours", request.execute().try_collect()).await
 }
 
 /// The rules for IPv4 packets; `None`: this kernel knows none (`CONFIG_IP_MULTIPLE_TABLES`).
@@ -137,13 +139,18 @@ pub(crate) fn mtu_of(link: &LinkMessage) -> u32 {
     mtu.unwrap_or(USUAL_MTU)
 }
 
-/// Whether the link is a port of a bridge, and what the kernel tells of it as one has `is`.
-pub(crate) fn is_port(link: &LinkMessage, is: impl Fn(&InfoBridgePort) -> bool) -> bool {
+/// What the kernel tells of a link as one of its kind.
+pub(crate) fn infos_of(link: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
     let infos = link.attributes.iter().filter_map(|a| match a {
         LinkAttribute::LinkInfo(infos) => Some(infos),
         _ => None,
     });
-    infos.flatten().any(|info| match info {
+    infos.flatten()
+}
+
+/// Whether the link is a port of a bridge, and what the kernel tells of it as one has `is`.
+pub(crate) fn is_port(link: &LinkMessage, is: impl Fn(&InfoBridgePort) -> bool) -> bool {
+    infos_of(link).any(|info| match info {
         LinkInfo::PortData(InfoPortData::BridgePort(port)) => port.iter().any(&is),
         _ => false,
     })

@@ -4,7 +4,7 @@ use ipnet::Ipv4Net;
 
 use crate::rtnl::NetlinkError;
 
-/// Errors of the pod network. [`NetworkError::is_transient`] tells which pass by themselves.
+/// Errors of the pod network.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     /// The range is in use by something else on this host: another range must be chosen.
@@ -76,14 +76,4 @@ pub enum NetworkError {
     /// No netlink socket.
     #[error("opening a netlink socket")]
     Socket(#[source] std::io::Error),
-}
-
-impl NetworkError {
-    /// Whether the same call may succeed later with nothing changed by the user.
-    pub fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            Self::Engine { .. } | Self::EngineTimeout { .. } | Self::Netlink(_) | Self::Gone(_) | Self::Filter { .. }
-        )
-    }
 }

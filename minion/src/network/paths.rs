@@ -15,7 +15,7 @@
 //! nobody has to tell it.
 //!
 //! Invariant: [`desired`] and [`plan`] decide from values; only routes with our protocol number and
-//! our source are ever replaced or removed.
+//! our source are ever removed. A route of others to the same range, with the same metric, is replaced.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +24,6 @@ use std::{
 };
 
 use coracle_api::{client::Change, core::Node};
-use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
 use rtnetlink::{
     LinkUnspec, LinkVxlan, RouteMessageBuilder,
@@ -32,14 +31,16 @@ use rtnetlink::{
         AddressFamily,
         link::{InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage},
-        route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType},
+        route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType},
     },
 };
 
 use super::{NetworkError, link::Links};
 use crate::{
     node::registration::pod_cidr_of,
-    rtnl::{USUAL_MTU, call, interface_of, is_up, mtu_of, name_of, named, range_of, source_of},
+    rtnl::{
+        self, USUAL_MTU, call, gateway_of, infos_of, interface_of, is_up, mtu_of, name_of, named, range_of, source_of,
+    },
 };
 
 /// Marks routes as ours; unassigned in the kernel's list and in iproute2's `rt_protos`.
@@ -431,8 +432,7 @@ impl Links {
     /// The nodes that the tunnel knows both entries of.
     async fn far(&self, index: u32) -> Result<BTreeSet<Far>, NetworkError> {
         let list = async |family| {
-            let request = self.handle().neighbours().get().set_address_family(family);
-            let all: Vec<_> = call("listing neighbours", request.execute().try_collect()).await?;
+            let all = rtnl::neighbours(self.handle(), family).await?;
             Ok::<_, NetworkError>(all.into_iter().filter(|n: &NeighbourMessage| n.header.ifindex == index))
         };
         let hosts: BTreeMap<Vec<u8>, Ipv4Addr> =
@@ -470,21 +470,12 @@ fn hop_of(route: &RouteMessage, tunnel: Option<u32>) -> Option<Hop> {
     if route.header.kind == RouteType::Unreachable {
         return Some(Hop::Nowhere);
     }
-    let interface = interface_of(route)?;
-    let via = route.attributes.iter().find_map(|a| match a {
-        RouteAttribute::Gateway(RouteAddress::Inet(ip)) => Some(*ip),
-        _ => None,
-    })?;
+    let (interface, via) = (interface_of(route)?, gateway_of(route)?);
     Some(if Some(interface) == tunnel { Hop::Tunnel { via } } else { Hop::Segment { via, interface } })
 }
 
 fn is_right(link: &LinkMessage, place: &Place) -> bool {
-    let infos = link.attributes.iter().filter_map(|a| match a {
-        LinkAttribute::LinkInfo(infos) => Some(infos),
-        _ => None,
-    });
-    let vxlan: Vec<&InfoVxlan> = infos
-        .flatten()
+    let vxlan: Vec<&InfoVxlan> = infos_of(link)
         .filter_map(|info| match info {
             LinkInfo::Data(InfoData::Vxlan(vxlan)) => Some(vxlan),
             _ => None,

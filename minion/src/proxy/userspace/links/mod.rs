@@ -39,6 +39,7 @@ use futures_util::StreamExt;
 use rtnetlink::{
     Handle, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder,
     packet_route::{
+        AddressFamily,
         address::AddressScope,
         link::{InfoData, InfoVeth},
         neighbour::NeighbourState,
@@ -124,7 +125,7 @@ impl Links {
             outer_routes: routes(&self.host).await?,
             inner_routes: routes(&self.inside).await?,
             addresses: addresses(&self.host).await?,
-            neighbours: neighbours(&self.host).await?,
+            neighbours: neighbours(&self.host, AddressFamily::Inet).await?,
             rules: rules(&self.host).await?,
         };
         Ok(seen.observed(desired))
@@ -277,7 +278,7 @@ pub(super) async fn remove(cluster_id: &str) -> Result<(), ProxyError> {
                 gone_is_done(call("removing a route", host.route().del(route).execute()).await)?;
             }
         }
-        for neighbour in neighbours(&host).await? {
+        for neighbour in neighbours(&host, AddressFamily::Inet).await? {
             if is_next_hop(&neighbour, index, inner_mac(cluster_id, Way::Pods)) {
                 gone_is_done(call("removing the next hop", host.neighbours().del(neighbour).execute()).await)?;
             }
