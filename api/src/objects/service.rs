@@ -132,13 +132,8 @@ fn is_external_name(spec: &ServiceSpec) -> bool {
     spec.type_.as_deref() == Some("ExternalName")
 }
 
-/// Fills in what the author left out, as current Kubernetes core/v1 does.
-fn has_node_ports(spec: &ServiceSpec) -> bool {
-    matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"))
-}
-
-/// Takes off what only a service of the type before has and the caller left as it was: a patch that changes the
-/// type alone keeps it without meaning to (`dropTypeDependentFields` in Kubernetes).
+/// Takes off what an alias has not, or an alias alone has, where the caller left it as it was: a patch that changes the
+/// type keeps it without meaning to (`dropTypeDependentFields` in Kubernetes). Node ports are admission's.
 fn leave_type(new: &mut ServiceSpec, old: &ServiceSpec) {
     fn leave<T: PartialEq>(new: &mut Option<T>, old: &Option<T>) {
         if new == old {
@@ -155,16 +150,9 @@ fn leave_type(new: &mut ServiceSpec, old: &ServiceSpec) {
     if is_external_name(old) && !is_external_name(new) {
         leave(&mut new.external_name, &old.external_name);
     }
-    if has_node_ports(old) && !has_node_ports(new) {
-        let had: Vec<_> = old.ports.iter().flatten().filter_map(|port| port.node_port).collect();
-        for port in new.ports.iter_mut().flatten() {
-            port.node_port = port.node_port.filter(|number| !had.contains(number));
-        }
-        leave(&mut new.external_traffic_policy, &old.external_traffic_policy);
-        leave(&mut new.allocate_load_balancer_node_ports, &old.allocate_load_balancer_node_ports);
-    }
 }
 
+/// Fills in what the author left out, as current Kubernetes core/v1 does.
 fn default_spec(spec: &mut ServiceSpec) {
     let unset = |field: &Option<String>| field.as_deref().unwrap_or_default().is_empty();
     let fill = |field: &mut Option<String>, value: &str| {
