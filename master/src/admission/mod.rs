@@ -20,7 +20,7 @@ use ipnet::Ipv4Net;
 
 use crate::registry::{Entry, Registry};
 
-pub(crate) use dependents::{remove_all, remove_each};
+pub(crate) use dependents::remove_each;
 pub(crate) use event_rate::EventBudget;
 pub(crate) use namespace::{ensure as ensure_namespace, is_closing as namespace_is_ending};
 pub(crate) use removal::{Propagation, Removal, Removed, remove};

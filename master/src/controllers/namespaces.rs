@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use coracle_api::{ApiError, Kind, TypedObject, core::Namespace, kinds::KINDS};
+use coracle_api::{
+    ApiError, Kind, TypedObject,
+    core::{Namespace, Pod},
+    kinds::KINDS,
+};
 
 use super::{Controller, Looks};
 use crate::{
-    admission,
+    admission::{self, Propagation, Removal},
     registry::{Expected, Key, Registry, WatchItem},
 };
 
@@ -38,8 +42,11 @@ impl Controller for NamespaceController {
         let inside = |kind| self.registry.snapshot(kind).range(Some(&key.name)).cloned().collect::<Vec<_>>();
         let left: Vec<_> = kinds.flat_map(|kind| inside(kind)).collect();
         if !left.is_empty() {
-            // Pods stop in their own time, and what has a finalizer of somebody's waits for that one.
-            admission::remove_all(&self.registry, left).await?;
+            // Pods stop in their own time, and what has a finalizer of somebody's waits for that one. Pods are asked
+            // again: one that was to move must not.
+            let asked = left.into_iter().filter(|entry| !entry.is_ending() || entry.kind == Pod::row());
+            let removal = Removal { propagation: Some(Propagation::Background), ..Removal::default() };
+            admission::remove_each(&self.registry, asked, &removal).await?;
             return Ok(Some(RECHECK));
         }
         self.registry.delete(Namespace::row(), "", &key.name, Expected::Any).await?;

@@ -1,6 +1,9 @@
 //! What goes with its owner, and what stays.
 
-use coracle_api::core::{Namespace, Service};
+use coracle_api::{
+    core::{Namespace, Service},
+    objects::replacement::MOVE,
+};
 
 use super::*;
 use crate::{admission, deletion};
@@ -127,4 +130,24 @@ async fn a_namespace_goes_when_nothing_in_it_waits_for_anybody() {
     };
     world.registry.modify("ci", "held", take_off).await.unwrap();
     world.until("it goes", |w| w.registry.get(Namespace::row(), "", "ci").is_none().then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_pod_that_was_to_move_ends_with_its_namespace() {
+    let world = World::new().await;
+    world.node("n1").await;
+    world.create::<Namespace>(json!({"metadata": {"name": "ci"}})).await;
+    let spec = json!({"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]});
+    world.create::<Pod>(json!({"metadata": {"name": "p", "namespace": "ci"}, "spec": spec})).await;
+    let now = jiff::Timestamp::now();
+    deletion::move_pod(&world.registry, "ci", "p", None, now, |_| Ok(())).await.unwrap();
+    let moves = |w: &World| {
+        let pod = w.registry.get_typed::<Pod>("ci", "p").expect("a pod that ends, until its minion says so");
+        pod.metadata.annotations.is_some_and(|a| a.contains_key(MOVE))
+    };
+    assert!(moves(&world));
+    admission::remove(&world.registry, Namespace::row(), "", "ci", &Removal::default(), now).await.unwrap();
+    world.until("it does not move", |w| (!moves(w)).then_some(())).await;
+    deletion::delete_pod(&world.registry, "ci", "p", Some(0), now).await.unwrap();
+    world.until("both are gone", |w| w.registry.get(Namespace::row(), "", "ci").is_none().then_some(())).await;
 }
