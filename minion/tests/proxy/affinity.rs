@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use coracle_minion::proxy::{ProxyMode, nft};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     master::Master,
@@ -19,13 +19,16 @@ in_both_modes!(
     only_clients_of_a_backend_that_leaves_meet_another,
 );
 
+fn service(seconds: u32) -> Value {
+    let config = json!({"clientIP": {"timeoutSeconds": seconds}});
+    json!({"clusterIP": "10.78.0.5", "ports": portal_ports(), "sessionAffinity": "ClientIP",
+           "sessionAffinityConfig": config})
+}
+
 /// A master with a service over both pods.
 async fn sticky(seconds: u32) -> Master {
     let master = Master::start().await;
-    let config = json!({"clientIP": {"timeoutSeconds": seconds}});
-    let spec = json!({"clusterIP": "10.78.0.5", "ports": portal_ports(), "sessionAffinity": "ClientIP",
-                      "sessionAffinityConfig": config});
-    master.service_of("a", spec);
+    master.service_of("a", service(seconds));
     master.endpoints("a", &[P1, P2], backend_ports());
     master
 }
@@ -82,8 +85,13 @@ fn neither_a_restart_nor_a_repair_forgets_whom_a_client_met() {
         let proxy = start_proxy(master.address, ProxyMode::Nftables).await;
         assert_eq!(visit(&site).await, first, "20 clients meet the same again by chance once in 2^20");
         let table = nft::table_name(&cluster());
+        let list = |what: &str| site.nft("h", &format!("list {what}"));
+        // Who comes again has more time left than there was when he came first.
+        master.service_of("a", service(10_800));
+        eventually("the new time", async || list(&format!("table ip {table}")).contains("timeout 3h")).await;
+        assert_eq!(visit(&site).await, first);
         site.nft("h", &format!("flush chain ip {table} output"));
-        let whole = || site.nft("h", &format!("list chain ip {table} output")).contains("jump find");
+        let whole = || list(&format!("chain ip {table} output")).contains("jump find");
         eventually("the rules are there again", async || whole()).await;
         assert_eq!(visit(&site).await, first);
         proxy.shutdown().await;

@@ -42,8 +42,15 @@ impl<'a> Sticky<'a> {
 
     /// Has the backends of the new state remember whom they remembered.
     pub(super) fn remind(&self, remembered: &Remembered, s: &mut Script) {
-        for set in self.new.iter().flat_map(|new| new.backends.iter()).map(|backend| self.held(backend)) {
-            s.elements("add", &set, remembered.0.get(&set).map_or(&[], Vec::as_slice));
+        let Some(new) = self.new else { return };
+        let seconds = u64::from(new.sticky.unwrap_or_default());
+        for set in new.backends.iter().map(|backend| self.held(backend)) {
+            // Since Linux 6.12 nobody may have more time left than there is.
+            let element = |(client, left): &(Ipv4Addr, u64)| {
+                format!("{client} timeout {seconds}s expires {}s", seconds.min(*left))
+            };
+            let elements: Vec<_> = remembered.0.get(&set).into_iter().flatten().map(element).collect();
+            s.elements("add", &set, &elements);
         }
     }
 
@@ -101,14 +108,14 @@ impl<'a> Sticky<'a> {
     }
 }
 
-/// Who is remembered: the elements of each backend's set, as nft takes them.
+/// Who is remembered: the clients in each backend's set, and for how many seconds from now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Remembered(BTreeMap<String, Vec<String>>);
+pub struct Remembered(BTreeMap<String, Vec<(Ipv4Addr, u64)>>);
 
 impl Remembered {
     /// Reads what `nft list sets` says of a table. What it does not understand is forgotten.
     pub fn read(table: &str, listing: &str) -> Self {
-        let mut all = BTreeMap::<String, Vec<String>>::new();
+        let mut all = BTreeMap::<String, Vec<_>>::new();
         let (mut in_table, mut set, mut open) = (false, None, false);
         for line in listing.lines().map(str::trim) {
             let opened = |what: &str| line.strip_prefix(what)?.strip_suffix(" {");
@@ -130,21 +137,33 @@ impl Remembered {
     }
 }
 
-/// An element as it is listed, `10.244.0.7 timeout 3h expires 2h59m58s944ms`, as one to add. `None` for what is about to go.
-fn element(listed: &str) -> Option<String> {
+/// An element as it is listed, `10.244.0.7 timeout 3h expires 2h59m58s944ms`. `None` for what is about to go.
+fn element(listed: &str) -> Option<(Ipv4Addr, u64)> {
     let words: Vec<&str> = listed.split_whitespace().collect();
-    let [client, "timeout", timeout, "expires", left] = words.as_slice() else { return None };
-    let client: Ipv4Addr = client.parse().ok()?;
-    let is_time = |text: &str| {
-        text.starts_with(|c: char| ('1'..='9').contains(&c))
-            && text.chars().all(|c| c.is_ascii_digit() || "dhms".contains(c))
-    };
-    // Whole seconds are enough.
-    let left = match left.strip_suffix("ms") {
-        Some(rest) => rest.trim_end_matches(|c: char| c.is_ascii_digit()),
-        None => left,
-    };
-    (is_time(timeout) && is_time(left)).then(|| format!("{client} timeout {timeout} expires {left}"))
+    let [client, "timeout", _, "expires", left] = words.as_slice() else { return None };
+    Some((client.parse().ok()?, seconds(left).filter(|left| *left > 0)?))
+}
+
+/// The whole seconds of a time as nft writes it: `1d2h3m4s5ms`.
+fn seconds(mut time: &str) -> Option<u64> {
+    let mut sum: u64 = 0;
+    while !time.is_empty() {
+        let digits = time.find(|c: char| !c.is_ascii_digit())?;
+        let (number, rest) = time.split_at(digits);
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let (unit, rest) = rest.split_at(unit);
+        let factor = match unit {
+            "d" => 86_400,
+            "h" => 3600,
+            "m" => 60,
+            "s" => 1,
+            "ms" => 0,
+            _ => return None,
+        };
+        sum = sum.checked_add(number.parse::<u64>().ok()?.checked_mul(factor)?)?;
+        time = rest;
+    }
+    Some(sum)
 }
 
 #[cfg(test)]
@@ -160,16 +179,17 @@ mod tests {
             \t\t\t     10.1.1.4 timeout 3h expires 936ms, 10.1.1.5 timeout 1s expires 0s,\n\
             \t\t\t     10.1.1.6 timeout 1d expires 23h }\n\t}\n\tset held-b {\n\t\ttype ipv4_addr\n\t}\n}\n\
             table ip coracle-2 {\n\tset held-a {\n\t\telements = { 10.1.1.9 timeout 1m expires 59s }\n\t}\n}\n";
-        let expected =
-            ["10.1.1.1 timeout 10m expires 9m59s", "10.1.1.2 timeout 3h expires 5m", "10.1.1.6 timeout 1d expires 23h"];
-        let all = Remembered::read("coracle-1", listing);
-        assert_eq!(all, Remembered(BTreeMap::from([("held-a".into(), expected.map(str::to_owned).into())])));
+        let client = |host| Ipv4Addr::new(10, 1, 1, host);
+        let expected = vec![(client(1), 599), (client(2), 300), (client(6), 82_800)];
+        assert_eq!(Remembered::read("coracle-1", listing), Remembered(BTreeMap::from([("held-a".into(), expected)])));
         assert_eq!(Remembered::read("coracle-3", listing), Remembered::default());
         for odd in [
             "",
             "10.1.1.1",
             "x timeout 1m expires 1s",
-            "10.1.1.1 timeout 1m; expires 1s",
+            "10.1.1.1 timeout 1m expires s",
+            "10.1.1.1 timeout 1m expires 1",
+            "10.1.1.1 timeout 1m expires 99999999999999999999d",
             "10.1.1.1 timeout expires 1s",
         ] {
             assert_eq!(element(odd), None, "{odd}");
