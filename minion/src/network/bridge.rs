@@ -113,8 +113,8 @@ pub(super) async fn connect(docker: &Docker, cluster_id: &str, member: &Member) 
     }
 }
 
-/// Whether the engine itself said no, which it would again.
-pub(super) fn is_refusal(error: &NetworkError) -> bool {
+/// Whether the engine itself failed at it: it may once more, or not.
+pub(super) fn is_answer(error: &NetworkError) -> bool {
     matches!(error, NetworkError::Engine { source, .. } if status(source).is_some())
 }
 

@@ -54,6 +54,8 @@ const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(10);
 const NODE_DELAY: Duration = Duration::from_millis(10);
 /// Time to the next try after a failed one.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Tries to put a container back, a second apart, while the engine answers that it can't.
+const RECONNECTS_MAX: u32 = 5;
 /// The largest prefix that leaves room for a gateway and pods.
 const POD_PREFIX_MAX: u8 = 29;
 
@@ -267,8 +269,8 @@ struct Keeper {
     config: NetworkConfig,
     links: Links,
     peers: Peers,
-    /// Containers that a repair has taken off the network and not put back yet.
-    cut_off: Vec<bridge::Member>,
+    /// Containers that a repair has taken off the network and not put back yet, and how often that was tried.
+    cut_off: Vec<(bridge::Member, u32)>,
     /// Whether all containers are on the network, as far as repairs go: the last one may have ended
     /// halfway, with its process.
     reunited: bool,
@@ -302,10 +304,11 @@ impl Keeper {
             tracing::debug!(bridge = desired.bridge, step = ?step, "setting the pod network right");
             self.links.apply(&desired, observed.index, &step).await?;
         }
-        // Each has its own reasons to fail.
+        // Each has its own reasons to fail; what is told is the worst.
         let reunited = if self.reunited { Ok(()) } else { self.reunite().await };
         let paths = self.check_paths().await;
-        self.config.exceptions().ensure().await.and(paths).and(reunited)
+        let exceptions = self.config.exceptions().ensure().await;
+        reunited.and(paths).and(exceptions)
     }
 
     async fn check_paths(&self) -> Result<(), NetworkError> {
@@ -330,8 +333,8 @@ impl Keeper {
         self.reunited = false;
         for member in bridge::members(&self.docker, id).await? {
             // Noted first: whatever fails from here on, the next check puts it back.
-            self.cut_off.retain(|known| known.id != member.id);
-            self.cut_off.push(member.clone());
+            self.cut_off.retain(|(known, _)| known.id != member.id);
+            self.cut_off.push((member.clone(), 0));
             bridge::disconnect(&self.docker, id, &member).await?;
         }
         bridge::remove(&self.docker, id).await?;
@@ -340,15 +343,17 @@ impl Keeper {
 
     /// Puts back what a repair has taken off the network. What can't be put back starts anew.
     async fn reunite(&mut self) -> Result<(), NetworkError> {
-        while let Some(member) = self.cut_off.last() {
-            match bridge::connect(&self.docker, &self.config.cluster_id, member).await {
-                Err(error) if bridge::is_refusal(&error) => {
-                    tracing::warn!(container = member.id, %error, "a container can't be put back onto the pod network");
-                }
-                other => other?,
+        let mut result = Ok(());
+        for (member, tries) in std::mem::take(&mut self.cut_off) {
+            let Err(error) = bridge::connect(&self.docker, &self.config.cluster_id, &member).await else { continue };
+            if bridge::is_answer(&error) && tries >= RECONNECTS_MAX {
+                tracing::warn!(container = member.id, %error, "a container can't be put back onto the pod network");
+                continue;
             }
-            self.cut_off.pop();
+            self.cut_off.push((member, tries + 1));
+            result = result.and(Err(error));
         }
+        result?;
         bridge::kill_strays(&self.docker, &self.config.cluster_id).await?;
         self.reunited = true;
         Ok(())

@@ -10,17 +10,25 @@ use std::{
     collections::{HashMap, HashSet},
     future::Future,
     net::{Ipv4Addr, SocketAddrV4},
-    sync::Arc,
+    sync::{Arc, PoisonError},
 };
 
 use ipnet::Ipv4Net;
 
-use super::table::{Backends, Portal, Protocol, Stale, Table};
+use super::{
+    driver::Spared,
+    table::{Backends, Forward, Portal, Protocol, Stale, Table},
+};
 use crate::conntrack::{Flow, forget};
 
-/// Cuts these. `table` is in force, `range` is the service range.
-pub(super) fn cut(flows: &[Stale], table: &Table, range: Ipv4Net) -> impl Future<Output = ()> + Send + use<> {
-    let wanted = Wanted::new(flows, table, range);
+/// Cuts these. `table` is in force but at portals that are `spared`, `range` is the service range.
+pub(super) fn cut(
+    flows: &[Stale],
+    table: &Table,
+    spared: Spared,
+    range: Ipv4Net,
+) -> impl Future<Output = ()> + Send + use<> {
+    let wanted = Wanted::new(flows, table, spared, range);
     async move {
         match forget(|flow| wanted.holds(flow)).await {
             Ok(cut) => tracing::debug!(cut, "flows were cut that went elsewhere than the table says"),
@@ -48,11 +56,12 @@ struct Unruled {
     /// All that is untranslated there is to go.
     range: Ipv4Net,
     /// Portals of UDP, and whom their flows may go on with.
-    backends: HashMap<Place, Backends>,
+    backends: HashMap<Place, (Portal, Backends)>,
+    spared: Spared,
 }
 
 impl Wanted {
-    fn new(flows: &[Stale], table: &Table, range: Ipv4Net) -> Self {
+    fn new(flows: &[Stale], table: &Table, spared: Spared, range: Ipv4Net) -> Self {
         let mut wanted = Self { lost: HashSet::new(), unserved: HashSet::new(), unruled: None };
         for flow in flows {
             match flow {
@@ -60,8 +69,11 @@ impl Wanted {
                 Stale::Unserved(portal) => drop(wanted.unserved.insert(place(portal))),
                 Stale::Unruled => {
                     let portals = table.portals().iter().filter(|(portal, _)| portal.protocol == Protocol::Udp);
-                    let backends = portals.map(|(portal, forward)| (place(portal), Arc::clone(&forward.backends)));
-                    wanted.unruled = Some(Unruled { range, backends: backends.collect() });
+                    let row = |(portal, forward): (&Portal, &Forward)| {
+                        (place(portal), (*portal, Arc::clone(&forward.backends)))
+                    };
+                    let (backends, spared) = (portals.map(row).collect(), Arc::clone(&spared));
+                    wanted.unruled = Some(Unruled { range, backends, spared });
                 }
             }
         }
@@ -81,34 +93,39 @@ impl Wanted {
 }
 
 impl Unruled {
-    /// Whether a translated flow goes to what is no backend of its portal, or comes from a portal that is no more.
+    /// Whether a translated flow goes to what is no backend of its portal, or comes from a service's portal that is no more.
     fn is_astray(&self, flow: &Flow) -> bool {
         let in_range = self.range.contains(flow.to.ip());
         let here = self.backends.get(&(flow.protocol, Some(*flow.to.ip()), flow.to.port()));
         // Any address but a service's may be the node's.
         let of_node = || self.backends.get(&(flow.protocol, None, flow.to.port())).filter(|_| !in_range);
         match here.or_else(of_node) {
-            Some(backends) => backends.binary_search(&flow.answering).is_err(),
-            None => in_range && flow.protocol == Protocol::Udp.number(),
+            Some((portal, backends)) => backends.binary_search(&flow.answering).is_err() && !self.is_spared(portal),
+            None if in_range && flow.protocol == Protocol::Udp.number() => {
+                let at = Portal::of_service(*flow.to.ip(), Protocol::Udp, flow.to.port());
+                !self.is_spared(&at)
+            }
+            None => false,
         }
+    }
+
+    fn is_spared(&self, portal: &Portal) -> bool {
+        self.spared.lock().unwrap_or_else(PoisonError::into_inner).contains(portal)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
-    use super::{
-        super::table::{Forward, Frontend},
-        *,
-    };
+    use super::{super::table::Frontend, *};
 
     fn at(text: &str) -> SocketAddrV4 {
         text.parse().unwrap()
     }
 
     /// Those of all these flows that are cut.
-    fn cut(stale: &[Stale], table: &Table) -> Vec<&'static str> {
+    fn cut(stale: &[Stale], table: &Table, spared: &[Portal]) -> Vec<&'static str> {
         let flows = [
             ("to the first backend", "10.0.0.5:53", "10.244.0.2:5353"),
             ("to the second backend", "10.0.0.5:53", "10.244.0.3:5353"),
@@ -118,7 +135,8 @@ mod tests {
             ("to the node itself", "192.0.2.1:53", "192.0.2.1:53"),
             ("to a neighbour", "192.0.2.2:99", "192.0.2.2:99"),
         ];
-        let wanted = Wanted::new(stale, table, "10.0.0.0/16".parse().unwrap());
+        let spared = Spared::new(spared.iter().copied().collect::<BTreeSet<_>>().into());
+        let wanted = Wanted::new(stale, table, spared, "10.0.0.0/16".parse().unwrap());
         let udp =
             |(name, to, answering): (_, _, _)| (name, Flow { protocol: 17, to: at(to), answering: at(answering) });
         let tcp = |flow: &Flow| wanted.holds(&Flow { protocol: 6, ..*flow });
@@ -130,7 +148,7 @@ mod tests {
 
     #[test]
     fn only_what_goes_elsewhere_than_the_table_says_is_cut() {
-        let cut = |stale: &[Stale]| cut(stale, &Table::default());
+        let cut = |stale: &[Stale]| cut(stale, &Table::default(), &[]);
         let portal = |at| Portal { at, protocol: Protocol::Udp, port: 53 };
         let service = portal(Frontend::Service(Ipv4Addr::new(10, 0, 0, 5)));
         let backend = at("10.244.0.2:5353");
@@ -154,7 +172,7 @@ mod tests {
         let service = |host| Frontend::Service(Ipv4Addr::new(10, 0, 0, host));
         let (first, both) = (&["10.244.0.2:5353"][..], &["10.244.0.2:5353", "10.244.0.3:5353"][..]);
         let check = |portals: &[(Frontend, &[&str])], expected: &[&str]| {
-            assert_eq!(cut(&[Stale::Unruled], &table(portals)), expected);
+            assert_eq!(cut(&[Stale::Unruled], &table(portals), &[]), expected);
         };
         check(&[(service(5), both), (service(6), first)], &["to no portal"]);
         check(&[(service(5), first), (service(6), both)], &["to the second backend", "to no portal"]);
@@ -163,5 +181,8 @@ mod tests {
         let elsewhere = &["10.244.0.9:5353"][..];
         let astray = &["to the node's port", "to no portal"];
         check(&[(service(5), both), (service(6), first), (Frontend::Node, elsewhere)], astray);
+        // Changed since: what was in force when this was asked for is not any more.
+        let changed = [5, 6].map(|host| Portal { at: service(host), protocol: Protocol::Udp, port: 53 });
+        assert_eq!(cut(&[Stale::Unruled], &table(&[(service(5), first)]), &changed), ["to no portal"]);
     }
 }

@@ -5,7 +5,13 @@
 //! meanwhile goes into the next. Flows are cut beside the runs: with hundreds of thousands of connections on
 //! the host, the kernel takes its time to find them.
 
-use std::{collections::BTreeSet, future::Future, pin::pin, time::Duration};
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::future::{Fuse, FusedFuture, FutureExt};
 use tokio::{sync::watch, time::Instant};
@@ -14,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Feeds, ProxyError,
     inputs::{Inputs, Site},
-    table::{Delta, Stale, Table, diff},
+    table::{Delta, Portal, Stale, Table, diff},
 };
 use crate::feed;
 
@@ -38,13 +44,16 @@ pub(super) trait DataPlane: Send {
     fn update(&mut self, delta: &Delta) -> impl Future<Output = Result<(), ProxyError>> + Send;
 
     /// Ends flows, so that what their clients send next goes where the table says, which is in force. Best
-    /// effort; the plane may be changed meanwhile.
-    fn cut(&self, flows: Vec<Stale>, table: &Table) -> impl Future<Output = ()> + Send + 'static;
+    /// effort; the plane may be changed meanwhile, at the portals that are `spared`.
+    fn cut(&self, flows: Vec<Stale>, table: &Table, spared: Spared) -> impl Future<Output = ()> + Send + 'static;
 
     /// Returns, with the reason, when a full load is needed because of something outside. Must be
     /// cancel-safe.
     fn disturbed(&mut self) -> impl Future<Output = &'static str> + Send;
 }
+
+/// Portals that were changed since a cut began: what it was told of their backends is old.
+pub(super) type Spared = Arc<Mutex<BTreeSet<Portal>>>;
 
 /// What a data plane is told next.
 enum Run {
@@ -68,10 +77,13 @@ pub(super) async fn run<P: DataPlane>(
     let mut repair_from = next;
     let mut retry = RETRY_MIN;
     let mut stale: BTreeSet<Stale> = BTreeSet::new();
+    let mut spared = Spared::default();
     let mut cutting = pin!(Fuse::terminated());
     loop {
         if cutting.is_terminated() && !stale.is_empty() {
-            cutting.set(plane.cut(std::mem::take(&mut stale).into_iter().collect(), &in_force).fuse());
+            spared = Spared::default();
+            let flows = std::mem::take(&mut stale).into_iter().collect();
+            cutting.set(plane.cut(flows, &in_force, Arc::clone(&spared)).fuse());
         }
         // Cancel-safe: receiving takes a message or nothing, `cutting` is kept, the others only wait.
         tokio::select! {
@@ -103,6 +115,13 @@ pub(super) async fn run<P: DataPlane>(
         if matches!(&run, Run::Change(delta) if delta.is_empty()) {
             feeds.in_force.send_replace(changes);
             continue;
+        }
+        if !cutting.is_terminated() {
+            let changed = match &run {
+                Run::Change(delta) => delta.portals.keys().copied().collect(),
+                Run::Load(table) => diff(&in_force, table).portals.into_keys().collect::<Vec<_>>(),
+            };
+            spared.lock().unwrap_or_else(PoisonError::into_inner).extend(changed);
         }
         let started = Instant::now();
         let work = async {

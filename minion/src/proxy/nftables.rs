@@ -6,7 +6,7 @@ use tokio::{io::AsyncWriteExt, process::Command, time::Instant};
 
 use super::{
     ProxyConfig, ProxyError, conntrack,
-    driver::DataPlane,
+    driver::{DataPlane, Spared},
     nft::{self, Frame, Masquerade, Refusal, Remembered, Ruleset},
     table::{Backends, Delta, Forward, Frontend, Portal, Protocol, Stale, Table},
     userspace,
@@ -130,7 +130,15 @@ impl DataPlane for Nftables {
         self.ruleset.frame.masquerade = masquerade_now();
         let remembered = self.remembered(table).await;
         let script = self.ruleset.full(table, &remembered);
-        self.transaction("the full table", &script).await
+        match self.transaction("the full table", &script).await {
+            // Clients can do without, services can't.
+            Err(ProxyError::Refused { output, .. }) if remembered != Remembered::default() => {
+                tracing::warn!(output, "the service table is loaded without the clients that it remembers");
+                let script = self.ruleset.full(table, &Remembered::default());
+                self.transaction("the full table", &script).await
+            }
+            loaded => loaded,
+        }
     }
 
     async fn update(&mut self, delta: &Delta) -> Result<(), ProxyError> {
@@ -140,8 +148,8 @@ impl DataPlane for Nftables {
         Ok(())
     }
 
-    fn cut(&self, flows: Vec<Stale>, table: &Table) -> impl Future<Output = ()> + Send + 'static {
-        conntrack::cut(&flows, table, self.ruleset.frame.service_cidr)
+    fn cut(&self, flows: Vec<Stale>, table: &Table, spared: Spared) -> impl Future<Output = ()> + Send + 'static {
+        conntrack::cut(&flows, table, spared, self.ruleset.frame.service_cidr)
     }
 
     async fn disturbed(&mut self) -> &'static str {

@@ -246,8 +246,8 @@ pub enum Stale {
     Lost(Portal, SocketAddrV4),
     /// To a portal that nobody served, nor refused, when they began.
     Unserved(Portal),
-    /// To any address of the service range while there were no rules, and of UDP from any portal to what is none of its
-    /// backends: they may have gone while nobody looked.
+    /// To any address of the service range while there were no rules; and of UDP from any portal that there is to what is
+    /// none of its backends, and from what was one in the range: they may have gone while nobody looked.
     Unruled,
 }
 

@@ -23,6 +23,7 @@ struct World {
     fail: usize,
     gate: Option<oneshot::Receiver<()>>,
     cut_gate: Option<oneshot::Receiver<()>>,
+    spared: Spared,
 }
 
 struct FakePlane {
@@ -70,10 +71,11 @@ impl DataPlane for FakePlane {
         Ok(())
     }
 
-    fn cut(&self, flows: Vec<Stale>, _: &Table) -> impl Future<Output = ()> + Send + 'static {
+    fn cut(&self, flows: Vec<Stale>, _: &Table, spared: Spared) -> impl Future<Output = ()> + Send + 'static {
         let gate = {
             let mut world = self.world.lock().unwrap();
             world.calls.push(format!("cut {}", flows.len()));
+            world.spared = spared;
             world.cut_gate.take()
         };
         async {
@@ -218,6 +220,8 @@ async fn changes_do_not_wait_for_flows_to_be_cut() {
         bench.expect(told).await;
         bench.holds(&[host]).await;
     }
+    let spared = bench.world.lock().unwrap().spared.clone();
+    assert_eq!(spared.lock().unwrap().len(), 1, "the cut under way leaves alone what was changed since");
     // What was lost meanwhile is cut together.
     open.send(()).unwrap();
     bench.expect(&["cut 2"]).await;

@@ -45,7 +45,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
     ProxyConfig, ProxyError,
-    driver::DataPlane,
+    driver::{DataPlane, Spared},
     table::{Delta, Forward, Frontend, Portal, Stale, Table},
 };
 use links::{Desired, Links};
@@ -269,7 +269,7 @@ impl DataPlane for Userspace {
         self.carry_over(delta.portals.iter().map(|(portal, (_, new))| (*portal, new.clone())).collect()).await
     }
 
-    fn cut(&self, flows: Vec<Stale>, _: &Table) -> impl Future<Output = ()> + Send + 'static {
+    fn cut(&self, flows: Vec<Stale>, _: &Table, _: Spared) -> impl Future<Output = ()> + Send + 'static {
         // The others never came here.
         let lost = flows.into_iter().filter_map(|flow| match flow {
             Stale::Lost(portal, backend) => Some((portal, backend)),
