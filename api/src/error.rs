@@ -251,7 +251,7 @@ pub struct ApiError {
     pub reason: Reason,
     /// A sentence that names the object, the fault and, where there is one, the remedy.
     pub message: String,
-    /// Kind of the object in lowerCamel (`pod`, `replicationController`), if one is concerned.
+    /// Kind of the object, if one is concerned: `pod`, `replicationController`; from an answer of `v1` its resource, `pods`.
     pub kind: Option<String>,
     /// Name of the object, if one is concerned.
     pub name: Option<String>,

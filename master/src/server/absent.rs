@@ -15,14 +15,21 @@ const INSTEAD: [(&str, &str); 4] = [
     ("proxy", "use the pod's own address, or its service's"),
 ];
 
+/// Subresources that a namespace has in Kubernetes.
+const PARTS: [&str; 2] = ["finalize", "status"];
+
 /// 404 for a path of `v1`, or of a group, that leads nowhere.
 pub(crate) fn refusal(path: &str) -> ApiError {
     let words: Vec<&str> = path.split('/').filter(|word| !word.is_empty()).collect();
     let why = match words.as_slice() {
         ["apis", slices::GROUP, ..] => format!("the group has {} of v1 only", slices::PLURAL),
         ["apis", group, ..] => format!("the group {group} is not served; {}", served()),
-        ["api", "v1", "namespaces", _, rest @ ..] if !rest.is_empty() => of_kind(rest),
-        ["api", "v1", rest @ ..] => of_kind(rest),
+        ["api", "v1", "watch", rest @ ..] | ["api", "v1", rest @ ..] => match rest {
+            // A part of a namespace, or what is in it.
+            ["namespaces", _, sub] if PARTS.contains(sub) => of_kind(rest),
+            ["namespaces", _, inside @ ..] if !inside.is_empty() => of_kind(inside),
+            _ => of_kind(rest),
+        },
         _ => String::new(),
     };
     let message = if why.is_empty() { UNKNOWN.to_owned() } else { format!("{UNKNOWN}: {why}") };
@@ -61,6 +68,8 @@ mod tests {
         check("/api/v1/namespaces/default/pods/web/portforward", "pods have no portforward here: use the pod's own");
         check("/api/v1/namespaces/default/services/web/bogus", "services have no bogus here");
         check("/api/v1/nodes/n1/proxy", "nodes have no proxy here");
+        check("/api/v1/namespaces/x/finalize", "namespaces have no finalize here");
+        check("/api/v1/watch/namespaces/x/configmaps", "configmaps are not served");
         assert_eq!(refusal("/api/v1/pods/web").message, UNKNOWN, "a pod is in a namespace");
         assert_eq!(refusal("/api/v1").message, UNKNOWN);
     }

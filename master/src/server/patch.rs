@@ -56,6 +56,16 @@ impl Patch {
         }
     }
 
+    /// Whether it holds for one version of the object only.
+    pub(crate) fn names_version(&self) -> bool {
+        match self {
+            Patch::Merge(patch) | Patch::Strategic(patch) => patch["metadata"].get("resourceVersion").is_some(),
+            Patch::Operations(patch) => {
+                patch.0.iter().any(|operation| operation.path().as_str() == "/metadata/resourceVersion")
+            }
+        }
+    }
+
     /// Applies the patch. `kind` and `name` are for the error.
     pub(crate) fn apply(&self, kind: &str, name: &str, mut document: Value) -> Result<Value, ApiError> {
         match self {

@@ -156,7 +156,7 @@ fn labels(route: &Route) -> (&'static str, &'static str) {
         Route::Tunnel(_) => ("tunnel", ""),
         Route::Backup => ("backup", ""),
         Route::Schedule => ("schedule", ""),
-        Route::Slices(_) => ("get", slices::PLURAL),
+        Route::Slices(asked) => (if asked.name.is_some() { "get" } else { "list" }, slices::PLURAL),
         _ => ("page", ""),
     }
 }

@@ -167,7 +167,7 @@ pub(crate) fn parse(method: &Method, path: &str, query: &Query) -> Result<Route,
             Some(_) => Err(Unroutable::Method(Some(Edition::V1))),
             None => Err(Unroutable::NotFound(Some(Edition::V1))),
         },
-        ["apis", ..] => Err(Unroutable::NotFound(Some(Edition::V1))),
+        ["apis", group, ..] if *group != "v1beta1" => Err(Unroutable::NotFound(Some(Edition::V1))),
         _ => Err(Unroutable::NotFound(None)),
     }
 }
@@ -219,7 +219,7 @@ fn current(method: &Method, words: &[&str], query: &Query) -> Result<Target, Unr
     }
     let watched = watched || query.flag("watch") && sub.is_none();
     let verb = verb_of(method, kind, name.is_some(), sub, watched).ok_or(Unroutable::Method(Some(Edition::V1)))?;
-    // A path that lost its namespace or name on the way must not empty the cluster.
+    // A path that lost its namespace on the way must not empty all of them.
     if verb == Verb::DeleteCollection && (!kind.delete_collection || kind.namespaced && namespace.is_none()) {
         return Err(Unroutable::Method(Some(Edition::V1)));
     }

@@ -39,8 +39,8 @@ pub(crate) async fn change(
         Change::Patch(patch) => patch.apply(target.kind.error_name, target.name(), old.clone())?,
     };
     let mut patch = object_patch(&new, target)?;
-    if let Change::Patch(_) = change
-        && new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"]
+    if let Change::Patch(given) = change
+        && !given.names_version()
         && let Some(named) = patch["metadata"].as_object_mut()
     {
         // It is the one that the patch was applied to, and not the caller's condition.

@@ -2,7 +2,7 @@
 //! service` among them.
 //!
 //! A view, to be listed and read. An Endpoints object is shown as one slice for each of its subsets, under its name,
-//! from the second on with a number behind it.
+//! from the second on with a dot and a number behind it: no service has a dot in its name.
 
 use coracle_api::{
     ApiError, TypedObject,
@@ -124,7 +124,7 @@ fn endpoint(address: &EndpointAddress, ready: bool) -> Endpoint {
 
 fn meta_of(endpoints: &ObjectMeta, number: usize) -> ObjectMeta {
     let numbered = |text: &Option<String>| match (text, number) {
-        (Some(text), 1..) => Some(format!("{text}-{}", number + 1)),
+        (Some(text), 1..) => Some(format!("{text}.{}", number + 1)),
         (text, _) => text.clone(),
     };
     let mut labels = endpoints.labels.clone().unwrap_or_default();

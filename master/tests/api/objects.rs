@@ -252,7 +252,16 @@ async fn of_two_who_scale_from_the_same_version_one_is_told() {
             let (master, path) = (&master, &path);
             async move { master.put(path, &wanted).await.code }
         };
-        let codes = futures_util::future::join_all((2..10).map(|n| put(round * 10 + n))).await;
+        let patch = |replicas: u64| {
+            let version = scale["metadata"]["resourceVersion"].clone();
+            let wanted = json!({"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}});
+            let (master, path) = (&master, &path);
+            async move { master.patch(path, "merge-patch", &wanted).await.code }
+        };
+        let puts = futures_util::future::join_all((2..10).map(|n| put(round * 100 + n)));
+        let patches = futures_util::future::join_all((10..20).map(|n| patch(round * 100 + n)));
+        let (puts, patches) = futures_util::future::join(puts, patches).await;
+        let codes = [puts, patches].concat();
         let told = codes.iter().filter(|code| **code == 409).count();
         assert_eq!((codes.len() - told, told), (1, codes.len() - 1), "{codes:?}");
     }

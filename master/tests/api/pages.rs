@@ -66,7 +66,7 @@ async fn endpoints_are_read_as_slices_too() {
         master.get(&format!("{slices}?labelSelector=kubernetes.io%2Fservice-name%3Dweb")).await.expect(200).json();
     assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("EndpointSliceList"), &json!("discovery.k8s.io/v1")));
     let names: Vec<_> = list["items"].as_array().unwrap().iter().map(|s| s["metadata"]["name"].clone()).collect();
-    assert_eq!(names, ["web", "web-2"]);
+    assert_eq!(names, ["web", "web.2"]);
     let slice = master.get(&format!("{slices}/web")).await.expect(200).json();
     assert_eq!(slice, list["items"][0]);
     assert_eq!((&slice["kind"], &slice["addressType"]), (&json!("EndpointSlice"), &json!("IPv4")));
@@ -82,7 +82,7 @@ async fn endpoints_are_read_as_slices_too() {
         list["items"].as_array().unwrap().len()
     };
     assert_eq!((count("").await, count("?fieldSelector=metadata.name%3Dother").await), (3, 1));
-    master.get(&format!("{slices}/web-3")).await.refused(404, "endpointslices \"web-3\" not found");
+    master.get(&format!("{slices}/web.3")).await.refused(404, "endpointslices \"web.3\" not found");
     master.get(&format!("{slices}?fieldSelector=a%3Db")).await.refused(400, "metadata.name");
     master.get(&format!("{slices}?watch=true")).await.refused(405, "does not allow this method");
     master.delete(&format!("{slices}/web")).await.refused(405, "does not allow this method");
