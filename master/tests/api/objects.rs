@@ -215,14 +215,19 @@ async fn status_and_spec_are_written_apart() {
     assert_eq!(main.status.as_ref().unwrap().phase.as_deref(), Some("Running"), "an update keeps the status");
 }
 
-#[tokio::test]
-async fn a_scale_moves_replicas_and_nothing_else() {
-    let master = Master::start().await;
+/// Makes a controller of one pod; where its scale is.
+async fn scale_of_one(master: &Master) -> String {
     let rc: ReplicationController = typed(json!({"metadata": {"name": "web"}, "spec": {"replicas": 1,
         "selector": {"app": "web"}, "template": {"metadata": {"labels": {"app": "web"}},
         "spec": {"containers": [{"name": "c", "image": "i"}]}}}}));
     master.client.namespaced::<ReplicationController>("default").create(&rc).await.unwrap();
-    let path = format!("{RCS}/web/scale");
+    format!("{RCS}/web/scale")
+}
+
+#[tokio::test]
+async fn a_scale_moves_replicas_and_nothing_else() {
+    let master = Master::start().await;
+    let path = scale_of_one(&master).await;
     let scale = master.get(&path).await.expect(200).json();
     assert_eq!((&scale["apiVersion"], &scale["status"]["selector"]), (&json!("autoscaling/v1"), &json!("app=web")));
     let mut wanted = scale.clone();
@@ -239,11 +244,7 @@ async fn a_scale_moves_replicas_and_nothing_else() {
 #[tokio::test]
 async fn of_two_who_scale_from_the_same_version_one_is_told() {
     let master = Master::start().await;
-    let rc: ReplicationController = typed(json!({"metadata": {"name": "web"}, "spec": {"replicas": 1,
-        "selector": {"app": "web"}, "template": {"metadata": {"labels": {"app": "web"}},
-        "spec": {"containers": [{"name": "c", "image": "i"}]}}}}));
-    master.client.namespaced::<ReplicationController>("default").create(&rc).await.unwrap();
-    let path = format!("{RCS}/web/scale");
+    let path = scale_of_one(&master).await;
     for round in 0..10 {
         let scale = master.get(&path).await.expect(200).json();
         let put = |replicas: u64| {
