@@ -15,7 +15,7 @@ use std::{
 
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_NETFILTER};
 
-use crate::nfnetlink::{Message, attribute, messages, put, put_nested, request};
+use crate::nfnetlink::{ACKNOWLEDGED, attribute, messages, put, put_nested, request};
 
 /// `NFNL_SUBSYS_CTNETLINK`, the upper byte of a message's type.
 const SUBSYSTEM: u16 = 1 << 8;
@@ -25,12 +25,8 @@ const NEW: u16 = SUBSYSTEM;
 const GET: u16 = SUBSYSTEM | 1;
 /// `IPCTNL_MSG_CT_DELETE`
 const DELETE: u16 = SUBSYSTEM | 2;
-/// `NLMSG_ERROR`, also an acknowledgement.
-const ERROR: u16 = 2;
 /// `NLMSG_DONE`
 const DONE: u16 = 3;
-/// `NLM_F_REQUEST | NLM_F_ACK`
-const ACKNOWLEDGED: u16 = 0x5;
 /// `NLM_F_REQUEST | NLM_F_DUMP`
 const DUMP: u16 = 0x301;
 /// `CTA_TUPLE_ORIG`
@@ -128,11 +124,10 @@ impl Kernel {
             for message in messages(&datagram) {
                 match message.kind {
                     DONE => return Ok(found),
-                    ERROR => return Err(refusal(&message)),
                     NEW => {
                         found.extend(read(message.attributes()).filter(|(flow, _)| which(flow)).map(|(_, name)| name))
                     }
-                    _ => {}
+                    _ => message.outcome().transpose().map(drop)?,
                 }
             }
         }
@@ -143,19 +138,14 @@ impl Kernel {
         self.0.send(&request(DELETE, ACKNOWLEDGED, flow)).await?;
         loop {
             let (datagram, _) = self.0.recv_from_full().await?;
-            if let Some(answer) = messages(&datagram).find(|message| message.kind == ERROR) {
-                return match answer.error() {
-                    Some(0) => Ok(true),
-                    _ if refusal(&answer).kind() == io::ErrorKind::NotFound => Ok(false),
-                    _ => Err(refusal(&answer)),
+            if let Some(outcome) = messages(&datagram).find_map(|message| message.outcome()) {
+                return match outcome {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+                    outcome => outcome.map(|()| true),
                 };
             }
         }
     }
-}
-
-fn refusal(message: &Message<'_>) -> io::Error {
-    message.error().map_or_else(|| io::ErrorKind::InvalidData.into(), |number| io::Error::from_raw_os_error(-number))
 }
 
 /// A flow and its name. `None` for what has no ports, or no id: a request to delete that names no side

@@ -8,6 +8,8 @@
 //!
 //! Numbers are in the host's order; both messages and attributes are padded to 4 bytes.
 
+use std::io;
+
 /// The whole head of a message.
 const HEADER: usize = 20;
 /// Without the last part, which only netfilter's messages have.
@@ -20,6 +22,10 @@ const NESTED: u16 = 0x8000;
 const FAMILY: u8 = 2;
 /// `NLM_F_REQUEST`
 const REQUEST: u16 = 1;
+/// `NLM_F_REQUEST | NLM_F_ACK`
+pub(crate) const ACKNOWLEDGED: u16 = 0x5;
+/// `NLMSG_ERROR`, also an acknowledgement.
+const ERROR: u16 = 2;
 /// `NFNL_MSG_BATCH_BEGIN`
 const BATCH_BEGIN: u16 = 16;
 /// `NFNL_MSG_BATCH_END`
@@ -40,6 +46,15 @@ impl<'a> Message<'a> {
     /// The attributes of a message of netfilter.
     pub(crate) fn attributes(&self) -> &'a [u8] {
         self.body.get(HEADER - HEADER_BASE..).unwrap_or_default()
+    }
+
+    /// What became of a request that this acknowledges or refuses; `None` where it does neither.
+    pub(crate) fn outcome(&self) -> Option<io::Result<()>> {
+        (self.kind == ERROR).then(|| match self.error() {
+            Some(0) => Ok(()),
+            Some(number) => Err(io::Error::from_raw_os_error(number.saturating_neg())),
+            None => Err(io::ErrorKind::InvalidData.into()),
+        })
     }
 
     /// The negative `errno` of an `NLMSG_ERROR`; 0 where it acknowledges.

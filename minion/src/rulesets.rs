@@ -6,7 +6,7 @@ use std::{collections::VecDeque, io, time::Duration};
 
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_NETFILTER};
 
-use crate::nfnetlink::{attribute, batch, messages, put, request};
+use crate::nfnetlink::{ACKNOWLEDGED, attribute, batch, messages, put, request};
 
 /// `NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`.
 const GROUP: u32 = 7;
@@ -23,10 +23,6 @@ const OWN_MAX: usize = 64;
 const ENOBUFS: i32 = 105;
 /// `NFT_MSG_DELTABLE`
 const MESSAGE_DELTABLE: u16 = 2;
-/// `NLMSG_ERROR`, also an acknowledgement.
-const ERROR: u16 = 2;
-/// `NLM_F_REQUEST | NLM_F_ACK`
-const ACKNOWLEDGED: u16 = 0x5;
 /// The kernel answers at once, but a large table takes its time to go.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -54,12 +50,8 @@ async fn change(message: u16, table: &str) -> io::Result<()> {
     socket.send(&batch(SUBSYSTEM, &[change])).await?;
     loop {
         let (datagram, _) = socket.recv_from_full().await?;
-        let answer = messages(&datagram).find(|message| message.kind == ERROR);
-        match answer.map(|answer| answer.error()) {
-            Some(Some(0)) => return Ok(()),
-            Some(Some(number)) => return Err(io::Error::from_raw_os_error(-number)),
-            Some(None) => return Err(io::ErrorKind::InvalidData.into()),
-            None => {}
+        if let Some(outcome) = messages(&datagram).find_map(|message| message.outcome()) {
+            return outcome;
         }
     }
 }
