@@ -103,6 +103,12 @@ async fn a_log_comes_through_the_tunnel() {
     assert_eq!(log, "one\ntwo\n");
     assert_eq!(*asked.lock().unwrap(), [format!("GET /logs/default/a/c?uid={uid}&follow=true&tailLines=5")]);
     master.get(&format!("{path}?tailLines=x")).await.refused(400, "tailLines='x'");
+    master.get(&format!("{path}?sinceTime=yesterday")).await.refused(400, "sinceTime: 'yesterday' is not a time");
+    let both = format!("{path}?sinceTime=2026-01-02T03:04:05Z&sinceSeconds=1");
+    master.get(&both).await.refused(400, "exclude each other");
+    master.get(&format!("{path}?sinceTime=2026-01-02T03:04:05Z")).await.expect(200);
+    let last = asked.lock().unwrap().last().unwrap().clone();
+    assert!(last.ends_with("&sinceTime=2026-01-02T03%3A04%3A05Z"), "{last}");
     master.get(&format!("{path}?container=zz")).await.refused(400, "container zz is not valid");
     master.post(PODS, &pod("b")).await.expect(201);
     master.get(&format!("{PODS}/b/log")).await.refused(400, "does not have a host assigned");

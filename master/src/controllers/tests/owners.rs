@@ -115,7 +115,10 @@ async fn an_object_with_a_finalizer_goes_when_that_is_taken_off() {
 async fn a_namespace_goes_when_nothing_in_it_waits_for_anybody() {
     let world = World::new().await;
     world.create::<Namespace>(json!({"metadata": {"name": "ci"}})).await;
-    let service = |name: &str, finalizers: &[&str]| json!({"metadata": {"name": name, "namespace": "ci", "finalizers": finalizers}, "spec": {"ports": [{"port": 80}]}});
+    let service = |name: &str, finalizers: &[&str]| {
+        let metadata = json!({"name": name, "namespace": "ci", "finalizers": finalizers});
+        json!({"metadata": metadata, "spec": {"ports": [{"port": 80}]}})
+    };
     world.create::<Service>(service("plain", &[])).await;
     world.create::<Service>(service("held", &["example.com/balancer"])).await;
     let removal = Removal::default();

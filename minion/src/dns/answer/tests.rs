@@ -220,6 +220,20 @@ fn an_address_with_dashes_is_the_name_of_a_pod() {
 }
 
 #[test]
+fn a_label_that_is_no_text_leads_nobody_out_of_the_cluster() {
+    for (rest, listed) in
+        [("web.shop.svc.cluster.local", true), ("5.0.0.10.in-addr.arpa", true), ("cluster.local", false)]
+    {
+        let labels = std::iter::once(&b"\xff\xfe"[..]).chain(rest.split('.').map(str::as_bytes));
+        let query = Query::query(Name::from_labels(labels).unwrap(), V4);
+        let zone = if listed { zone() } else { Zone::new(site()) };
+        let answer = super::answer(&zone, &query, &mut StdRng::seed_from_u64(1));
+        let expected = if listed { NXDomain } else { ResponseCode::ServFail };
+        assert_eq!((answer.upstream, answer.code), (None, expected), "{rest}");
+    }
+}
+
+#[test]
 fn an_alias_is_followed_here_and_left_to_others_elsewhere() {
     let answer = ask(&zone(), "elsewhere.shop.svc.cluster.local.", V4);
     assert_eq!(texts(&answer.answers), ["CNAME www.example.com."]);
